@@ -1,0 +1,36 @@
+"""Deadline: one moment in time, shared by all the steps of one operation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """A moment in the future; made once at the public method and handed down.
+
+    ``seconds`` is a float, or None for never. Immutable, hence safe in any thread.
+    """
+
+    __slots__ = ("_clock", "at")
+
+    def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.at = None if seconds is None else clock() + seconds
+
+    def left(self) -> float | None:
+        """Return the seconds left, never negative; None if there is no limit."""
+        return None if self.at is None else max(0.0, self.at - self._clock())
+
+    def passed(self) -> bool:
+        """Return whether the moment has come."""
+        return self.at is not None and self._clock() >= self.at
+
+    def sooner(self, seconds: float | None) -> Deadline:
+        """Return the earlier of this deadline and one in so many seconds."""
+        other = Deadline(seconds, self._clock)
+        if other.at is None or (self.at is not None and self.at <= other.at):
+            return self
+        return other
