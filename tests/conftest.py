@@ -1,0 +1,76 @@
+"""What holds for every test: it leaves no thread and no descriptor behind, and in CI it is not skipped."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from .support import wait_until
+
+# The package's one timer serves all connections of the process and stays.
+SHARED_THREADS = {"websocketserver-keepalive"}
+DESCRIPTORS = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
+
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "suite")
+
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name not in SHARED_THREADS}
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    """Return what is open, as pairs of number and target, so that a number used anew is seen."""
+    found = set()
+    for name in os.listdir(DESCRIPTORS) if DESCRIPTORS else ():
+        try:
+            found.add((name, os.readlink(DESCRIPTORS / name)))  # type: ignore[operator]
+        except OSError:  # the one that listed the folder
+            pass
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail the test that leaves a thread or a descriptor behind.
+
+    What ends by itself gets two seconds for it; an object that only the garbage collector would
+    close counts as left.
+    """
+    threads, descriptors = _threads(), _descriptors()
+    yield
+    wait_until(lambda: _threads() <= threads and _descriptors() <= descriptors, 2, fail=False)
+    left = [f"thread {thread.name}" for thread in _threads() - threads]
+    left += [f"descriptor {number} ({target})" for number, target in _descriptors() - descriptors]
+    assert not left, "left behind: " + ", ".join(sorted(left))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return _not_skipped(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _not_skipped(report)
+
+
+def _not_skipped(report: Report) -> Report:
+    """In CI everything that a test needs is there: a skipped test is a failed one."""
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, which CI does not allow: {reason}"
+    return report
