@@ -1,0 +1,1 @@
+"""Autobahn|Testsuite against our server and our client: ``python -m tests.conformance``."""

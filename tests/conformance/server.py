@@ -1,0 +1,20 @@
+"""The server under test: echoes every message. Prints its port."""
+
+from __future__ import annotations
+
+from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+
+
+class Echo(WebSocketRequestHandler):
+    # Group 9 sends messages of 16 MiB, and one in 65,537 frames.
+    max_message_size = 32 << 20
+    max_fragments = 1 << 17
+
+    def on_message(self, message: str | bytes) -> None:
+        self.websocket.send(message)
+
+
+if __name__ == "__main__":
+    with ThreadingWebSocketServer(("127.0.0.1", 0), Echo) as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
