@@ -145,7 +145,8 @@ class Codec:
 
 def format_offers(extensions: Iterable[Extension]) -> str:
     """Return a client's Sec-WebSocket-Extensions; "" if there is nothing to offer."""
-    return ", ".join(format_extension(extension.name, params) for extension in extensions for params in extension.offer())
+    offers = [(extension.name, params) for extension in extensions for params in extension.offer()]
+    return ", ".join(format_extension(name, params) for name, params in offers)
 
 
 def negotiate(offers: Iterable[tuple[str, Params]], extensions: Sequence[Extension]) -> tuple[str, list[Codec]]:
