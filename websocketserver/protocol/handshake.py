@@ -1,0 +1,398 @@
+"""The opening handshake, both sides, versions 13 and 8 (RFC 6455, section 4).
+
+Owns     what a request and its answer must say, and writing both; same-origin comparison.
+Imports  exceptions, headers, cookies. Pure functions: the random key comes in as an argument.
+Never    decides what an application decides: origin policy, subprotocol, extensions.
+
+Version 8 is draft hybi-08: the same on the wire, but its origin is in Sec-WebSocket-Origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPMessage
+
+from ..exceptions import HandshakeError
+from .cookies import format_cookies, parse_cookies
+from .headers import (
+    Extensions,
+    HeadError,
+    RequestHead,
+    ResponseHead,
+    check_field,
+    is_token,
+    parse_extensions,
+    parse_host,
+    serialize_head,
+    tokens,
+)
+
+__all__ = [
+    "VERSIONS",
+    "Request",
+    "accept_key",
+    "build_request",
+    "check_request",
+    "check_response",
+    "host_field",
+    "is_upgrade",
+    "response_fields",
+    "same_origin",
+]
+
+VERSIONS = (13, 8)
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
+_SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
+_CLIENTS_OWN = _SERVERS_OWN | {"origin"}
+_match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
+_match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
+_match_origin = re.compile(r"([A-Za-z][0-9A-Za-z+.-]*)://([^/?#@\\]+)").fullmatch  # RFC 6454, 6.2
+_match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
+_match_target = re.compile('/[!"$-~]*').fullmatch  # path and query: visible ASCII, no fragment
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request that opened a connection. Read it from any thread.
+
+    ``target`` is as it was sent, ``path`` and ``query`` its parts, not decoded. ``host`` is the Host header,
+    ``origin`` the Origin (None if there was none: not a browser). ``subprotocols`` and ``extensions`` are what the
+    client offered, in its order; ``version`` is 13 or 8, ``key`` the Sec-WebSocket-Key.
+    """
+
+    method: str
+    target: str
+    headers: HTTPMessage
+    host: str
+    origin: str | None
+    version: int
+    key: str
+    subprotocols: list[str]
+    extensions: Extensions
+
+    @cached_property
+    def path(self) -> str:
+        """The path of the target, as it was sent."""
+        return self._split_target[0]
+
+    @cached_property
+    def query(self) -> str:
+        """What follows the first "?" of the target, as it was sent; "" if there is none."""
+        return self._split_target[1]
+
+    @property
+    def _split_target(self) -> tuple[str, str]:
+        absolute = _match_absolute(self.target)
+        path, _, query = (absolute[2] if absolute else self.target).partition("?")
+        return path or "/", query
+
+    @cached_property
+    def cookies(self) -> dict[str, str]:
+        """The cookies by name; malformed ones are left out, of duplicates the first counts (the closest path)."""
+        cookies: dict[str, str] = {}
+        for value in self.headers.get_all("Cookie", []):
+            for name, content in parse_cookies(value):
+                cookies.setdefault(name, content)
+        return cookies
+
+
+# The server's side
+
+
+def is_upgrade(head: RequestHead) -> bool:
+    """Return whether the request wants to become a WebSocket, be it rightly or wrongly asked for."""
+    return "upgrade" in head.fields and _lists(head.fields, "upgrade", "websocket")
+
+
+def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Request:
+    """Return the request of an opening handshake that follows RFC 6455, section 4.2.1.
+
+    Raises HandshakeError with the ``status`` and ``headers`` of the answer: 400, 405, 426 or 505.
+    """
+    fields = head.fields
+    _check_http(head)
+    host = _check_target(head)
+    version = _check_version(fields, versions)
+    key = _single(fields, "Sec-WebSocket-Key")
+    if key is None or not _match_key(key):  # 4.2.1, 5
+        raise HeadError("Sec-WebSocket-Key is missing or not the base64 of 16 bytes")
+    origin = _single(fields, _ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
+    subprotocols = _offered_subprotocols(fields.get("sec-websocket-protocol"))
+    extensions = _offered_extensions(fields.get("sec-websocket-extensions"))
+    return Request(head.method, head.target, head.headers, host, origin, version, key, subprotocols, extensions)
+
+
+def _check_http(head: RequestHead) -> None:
+    """Check what is HTTP's part of the handshake (4.2.1, 1 to 4)."""
+    if head.method != "GET":
+        raise HandshakeError("a WebSocket is opened with GET", 405, {"Allow": "GET"})
+    if head.version < "HTTP/1.1":
+        raise HandshakeError("a WebSocket needs HTTP/1.1", 505)
+    # A body would be read as frames (RFC 9112, 6); what is not a number was refused with the head.
+    if "transfer-encoding" in head.fields or int(head.fields.get("content-length", ["0"])[0]):
+        raise HeadError("the request of an opening handshake has no body")
+    if not _lists(head.fields, "upgrade", "websocket"):
+        raise HandshakeError("Upgrade does not name websocket", 426, {"Upgrade": "websocket"})
+    if not _lists(head.fields, "connection", "upgrade"):
+        raise HandshakeError("Connection does not name upgrade", 426, {"Upgrade": "websocket"})
+
+
+def _check_target(head: RequestHead) -> str:
+    """Return the host that the request is for (RFC 9112, 3.2 and 3.3)."""
+    host = head.fields["host"][0]
+    if absolute := _match_absolute(head.target):
+        host = absolute[1]  # RFC 9112, 3.2.2: the Host header is to be ignored
+    elif not _match_target(head.target):
+        raise HeadError("malformed request target")
+    parsed = parse_host(host)
+    if parsed is None or not parsed[0]:
+        raise HeadError("the request names no valid host")
+    return host
+
+
+def _check_version(fields: Mapping[str, list[str]], versions: Sequence[int]) -> int:
+    """Return the version asked for (4.2.1, 6; 4.4)."""
+    allowed = ", ".join(map(str, versions))
+    version = _single(fields, "Sec-WebSocket-Version")
+    if version is None and "sec-websocket-key" not in fields:  # drafts hixie-75 and -76
+        raise HeadError(f"this is no opening handshake of RFC 6455: use Sec-WebSocket-Version {allowed}")
+    headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": allowed}
+    if version is not None and not _match_version(version):
+        raise HandshakeError("malformed Sec-WebSocket-Version", 400, headers)
+    if version is None or int(version) not in versions:
+        raise HandshakeError(f"Sec-WebSocket-Version must be one of {allowed}", 426, headers)
+    return int(version)
+
+
+def _offered_subprotocols(values: list[str] | None) -> list[str]:
+    if values is None:
+        return []
+    try:
+        subprotocols = tokens(",".join(values))  # 4.2.1, 8
+    except ValueError as error:
+        raise HeadError(f"malformed Sec-WebSocket-Protocol: {error}") from None
+    if len(set(subprotocols)) < len(subprotocols):  # 4.1, 10: the elements must be unique
+        raise HeadError("Sec-WebSocket-Protocol names a subprotocol twice")
+    return subprotocols
+
+
+def _offered_extensions(values: list[str] | None) -> Extensions:
+    if values is None:
+        return []
+    try:
+        return parse_extensions(",".join(values))  # 4.2.1, 9
+    except ValueError as error:
+        raise HeadError(f"malformed Sec-WebSocket-Extensions: {error}") from None
+
+
+def _lists(fields: Mapping[str, list[str]], key: str, name: str) -> bool:
+    """Return whether the header is a list that has this name, in any case."""
+    return any(name == item.strip(" \t") for item in ",".join(fields.get(key, ())).lower().split(","))
+
+
+def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
+    """Return the value of a header that must not be repeated, None if it is absent."""
+    values = fields.get(name.lower())
+    if values is None:
+        return None
+    if len(values) > 1:  # 11.3
+        raise HeadError(f"more than one {name} header")
+    return values[0]
+
+
+def same_origin(host: str, origin: str) -> bool:
+    """Return whether a page of this origin was served by this host, the value of a Host header (RFC 6455, 10.2).
+
+    Host and port count; the default port is that of the origin's scheme, since TLS may end in front of us. "null"
+    and whatever is not the origin of a web page are foreign.
+    """
+    match = _match_origin(origin)
+    default = _DEFAULT_PORTS.get(match[1].lower()) if match else None
+    if match is None or default is None:
+        return False
+    theirs = _with_port(match[2], default)
+    return theirs is not None and theirs == _with_port(host, default)
+
+
+def _with_port(host: str, default: int) -> tuple[str, int] | None:
+    parsed = parse_host(host)
+    if parsed is None or not parsed[0]:
+        return None
+    return parsed[0], default if parsed[1] is None else parsed[1]
+
+
+def accept_key(key: str) -> str:
+    """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (4.2.2, 5.4)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
+
+
+def response_fields(
+    request: Request,
+    *,
+    subprotocol: str | None = None,
+    extensions: str = "",
+    extra: Iterable[tuple[str, str]] = (),
+) -> list[tuple[str, str]]:
+    """Return the headers of the 101 that accepts a request (4.2.2, 5).
+
+    ``extensions`` is the negotiated value, "" for none. Raises ValueError (TypeError for other types than str) for
+    a subprotocol that was not offered and for ``extra`` headers that are malformed or the handshake's own.
+    """
+    fields = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", accept_key(request.key)),
+    ]
+    if subprotocol is not None:
+        if subprotocol not in request.subprotocols:
+            offered = ", ".join(request.subprotocols) or "none"
+            raise ValueError(f"subprotocol {subprotocol!r} was not offered by the client; offered: {offered}")
+        fields.append(("Sec-WebSocket-Protocol", subprotocol))
+    if extensions:
+        parse_extensions(extensions)
+        fields.append(("Sec-WebSocket-Extensions", extensions))
+    fields += _checked_extra(extra, _SERVERS_OWN)
+    return fields
+
+
+def _checked_extra(extra: Iterable[tuple[str, str]], own: frozenset[str]) -> list[tuple[str, str]]:
+    """Return the headers that an application adds to a handshake, checked."""
+    extra = list(extra)
+    for name, value in extra:
+        check_field(name, value)
+        if name.lower() in own or name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"header {name} belongs to the handshake itself; use the argument for it, if there is one")
+    return extra
+
+
+# The client's side
+
+
+def host_field(host: str, port: int, secure: bool) -> str:
+    """Return the Host header for a host name or address; a default port is left out (4.1)."""
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return host if port == (443 if secure else 80) else f"{host}:{port}"
+
+
+def build_request(
+    host: str,
+    target: str,
+    key: str,
+    *,
+    version: int = 13,
+    origin: str | None = None,
+    subprotocols: Sequence[str] = (),
+    extensions: str = "",
+    cookies: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    extra: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """Return the opening handshake's request (4.1), ready to be sent.
+
+    ``host`` is the Host header (see host_field), replaced by a Host in ``extra``; ``target`` path and query;
+    ``key`` the base64 of 16 random bytes; ``extensions`` the offer, "" for none. Raises ValueError or TypeError
+    for what may not be sent.
+    """
+    added = _checked_extra(extra, _CLIENTS_OWN)
+    hosts = [value for name, value in added if name.lower() == "host"] or [host]
+    if len(hosts) > 1 or not (parse_host(hosts[0]) or [""])[0]:
+        raise ValueError(f"host must be one host name or address, with or without a port, not {', '.join(hosts)!r}")
+    if not _match_target(target):
+        raise ValueError(f"target must begin with a slash and be visible ASCII without a fragment, not {target!r}")
+    if not _match_key(key):
+        raise ValueError(f"key must be the base64 of 16 bytes, not {key!r}")
+    if version not in VERSIONS:
+        raise ValueError(f"version must be 13 or 8, not {version!r}")
+    fields = [
+        ("Host", hosts[0]),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Version", str(version)),
+    ]
+    if origin is not None:
+        check_field(_ORIGIN_FIELD[version], origin)
+        fields.append((_ORIGIN_FIELD[version], origin))
+    if subprotocols:
+        fields.append(("Sec-WebSocket-Protocol", _format_subprotocols(subprotocols)))
+    if extensions:
+        parse_extensions(extensions)
+        fields.append(("Sec-WebSocket-Extensions", extensions))
+    fields += [field for field in added if field[0].lower() != "host"]
+    if cookie := format_cookies(cookies):
+        if any(name.lower() == "cookie" for name, _ in added):
+            raise ValueError("cookies are given twice: as an argument and as a header")
+        fields.append(("Cookie", cookie))
+    return serialize_head(f"GET {target} HTTP/1.1", fields)
+
+
+def _format_subprotocols(subprotocols: Sequence[str]) -> str:
+    if isinstance(subprotocols, str):
+        raise TypeError("subprotocols must be a sequence of names, not one name")
+    for subprotocol in subprotocols:
+        if not isinstance(subprotocol, str):
+            raise TypeError(f"subprotocol must be a str, not {type(subprotocol).__name__}")
+        if not is_token(subprotocol):
+            raise ValueError(f"subprotocol must be a token (letters, digits, hyphens, dots), not {subprotocol!r}")
+    if len(set(subprotocols)) < len(subprotocols):  # 4.1: the elements must be unique
+        raise ValueError(f"subprotocols must be unique: {', '.join(subprotocols)}")
+    return ", ".join(subprotocols)
+
+
+def check_response(
+    head: ResponseHead, *, key: str, subprotocols: Sequence[str] = (), extensions: str = ""
+) -> tuple[str | None, Extensions]:
+    """Return the subprotocol (None for none) and the extensions that the server accepted (4.1, second list).
+
+    ``key``, ``subprotocols`` and ``extensions`` are those of the request. Raises HandshakeError with the answer's
+    ``status`` and ``headers`` unless it opens the WebSocket that was asked for.
+    """
+    try:
+        _check_switching(head, key)
+        subprotocol = _answered_subprotocol(head.fields, subprotocols)
+        return subprotocol, _answered_extensions(head.fields, extensions)
+    except ValueError as error:
+        raise HandshakeError(str(error), head.status, head.headers) from None
+
+
+def _check_switching(head: ResponseHead, key: str) -> None:
+    if head.status != 101:
+        reason = head.reason[:100] if head.reason.isprintable() else ""
+        raise ValueError(f"the server refused: {head.status} {reason}".rstrip())
+    if head.version != "HTTP/1.1":
+        raise ValueError(f"the server answered with {head.version}, not HTTP/1.1")
+    if [value.lower() for value in head.fields.get("upgrade", ())] != ["websocket"]:  # 4.1, 2
+        raise ValueError("the server's Upgrade is not websocket")
+    if not _lists(head.fields, "connection", "upgrade"):  # 4.1, 3
+        raise ValueError("the server's Connection does not name upgrade")
+    if head.fields.get("sec-websocket-accept") != [accept_key(key)]:  # 4.1, 4
+        raise ValueError("the server's Sec-WebSocket-Accept is not the answer to our key")
+
+
+def _answered_subprotocol(fields: Mapping[str, list[str]], offered: Sequence[str]) -> str | None:
+    values = fields.get("sec-websocket-protocol")
+    if values is None:
+        return None
+    if len(values) > 1 or values[0] not in offered:  # 4.1, 6: one, and one of ours
+        raise ValueError("the server's Sec-WebSocket-Protocol is not one that we offered")
+    return values[0]
+
+
+def _answered_extensions(fields: Mapping[str, list[str]], offered: str) -> Extensions:
+    values = fields.get("sec-websocket-extensions")
+    if values is None:
+        return []
+    if not offered:  # 4.1, 5
+        raise ValueError("the server accepted an extension, though none was offered")
+    try:
+        return parse_extensions(",".join(values))
+    except ValueError as error:
+        raise ValueError(f"the server's Sec-WebSocket-Extensions: {error}") from None

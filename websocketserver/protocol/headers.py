@@ -1,0 +1,435 @@
+"""HTTP heads: one strict, bounded, linear parser for requests and responses, and the grammar of header values.
+
+Owns     the request line, the status line and header lines (RFC 9112, sections 2 to 6), and what RFC 6455 needs of
+         header values: tokens, lists, extensions with parameters.
+Imports  exceptions. No I/O of its own: bytes, or a blocking ``readline``, come in as arguments.
+Never    repairs: a head is taken exactly as it was sent, or refused. Nothing is lost, folded or invented.
+
+The standard library's parser takes a bare CR for a line end and drops every header behind a line that it does not
+understand; whatever checks the headers afterwards checks something else than what was sent. This one looks at each
+byte a fixed number of times, and refuses a head as soon as one line of it, or its size, is wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable
+from http.client import HTTPMessage
+from typing import NamedTuple
+
+from ..exceptions import HandshakeError
+
+__all__ = [
+    "MAX_HEAD",
+    "MAX_HEADERS",
+    "MAX_LINE",
+    "Extensions",
+    "HeadError",
+    "RequestHead",
+    "RequestParser",
+    "ResponseHead",
+    "check_field",
+    "format_extension",
+    "is_token",
+    "parse_extensions",
+    "parse_host",
+    "parse_request_head",
+    "read_request_head",
+    "read_response_head",
+    "serialize_head",
+    "tokens",
+]
+
+MAX_LINE = 8192  # bytes of one line with its CRLF
+MAX_HEADERS = 100
+MAX_HEAD = 32768  # bytes of a whole head with its empty line
+MAX_INTERIM = 10  # interim responses (1xx) ahead of the real one
+
+ReadLine = Callable[[int], bytes]
+Fields = dict[str, list[str]]
+Extensions = list[tuple[str, list[tuple[str, "str | None"]]]]
+
+# No two neighbouring repeats of a pattern match the same character: there is nothing to backtrack into.
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
+_match_token = re.compile(_TOKEN).fullmatch
+_match_request_line = re.compile(rf"({_TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n".encode()).fullmatch  # RFC 9112, 3
+_match_simple_request = re.compile(rf"{_TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
+_match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
+_match_host = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~%-]*)(?::([0-9]{0,5}))?").fullmatch  # RFC 9110, 7.2
+_match_name = re.compile(rf"[ \t]*({_TOKEN})?[ \t]*").match  # of one element of a list
+_match_param = re.compile(rf';[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"))?[ \t]*').match
+_CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"  # RFC 9110, 5.5: all but HTAB
+_COMMON_NAMES = {  # what nearly every request has: neither checked nor decoded each time
+    name.encode(): (name, name.lower())
+    for name in (
+        *("Host", "Connection", "Upgrade", "Origin", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language"),
+        *("Cache-Control", "Pragma", "Cookie", "Authorization", "Referer", "Content-Length", "Content-Type"),
+        *("Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"),
+        *("Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "X-Forwarded-For", "X-Forwarded-Proto"),
+        *("Sec-WebSocket-Accept", "Date", "Server"),
+    )
+}
+
+
+class HeadError(HandshakeError):
+    """A head that is refused; ``status`` (int) is how a server answers it: 400, 414, 431 or 505."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message, status)
+
+
+class RequestHead(NamedTuple):
+    """The head of a request, as it was sent.
+
+    ``headers`` has every header, in order; ``fields`` the same values by lower-case name, for quick look-up.
+    """
+
+    method: str
+    target: str
+    version: str
+    headers: HTTPMessage
+    request_line: str
+    fields: Fields
+
+
+class ResponseHead(NamedTuple):
+    """The head of a response, as it was sent; ``fields`` as in RequestHead."""
+
+    version: str
+    status: int
+    reason: str
+    headers: HTTPMessage
+    fields: Fields
+
+
+# Reading a head
+
+
+def read_request_head(readline: ReadLine) -> RequestHead | None:
+    """Read one request head and not a byte more; return None if the input ends before one begins.
+
+    ``readline`` blocks and takes a limit, as ``rfile.readline`` does. Raises HeadError, and what readline raises.
+    """
+    parser = RequestParser()
+    while (line := readline(parser.room)) or parser.started:
+        if (head := parser.feed_line(line)) is not None:
+            return head
+    return None
+
+
+def parse_request_head(data: bytes) -> RequestHead:
+    """Return the request head that these bytes are, from request line to empty line; raises HeadError."""
+    stream = io.BytesIO(data)
+    head = read_request_head(stream.readline)
+    if head is None:
+        raise HeadError("the request head is empty")
+    if stream.tell() != len(data):
+        raise HeadError("there are bytes behind the request head")
+    return head
+
+
+class RequestParser:
+    """One request head, a line at a time.
+
+    ``room`` (int) is how many bytes the next line may have, ``started`` (bool) whether the request line is there.
+    Useless after a HeadError.
+    """
+
+    def __init__(self) -> None:
+        self.room = MAX_LINE
+        self.started = False
+        self._leading = True  # nothing at all has come yet
+        self._request_line = ("", "", "", "")
+        self._lines = _HeaderLines(MAX_HEAD)
+
+    def feed(self, buffer: bytearray) -> RequestHead | None:
+        """Take whole lines off the front of ``buffer``; return the head once it is complete, else None.
+
+        For whoever cannot wait in ``readline``. What lies behind the head stays in ``buffer``. Raises HeadError.
+        """
+        while True:
+            size = buffer.find(b"\n", 0, self.room) + 1
+            if not size and len(buffer) < self.room:
+                return None
+            line = bytes(buffer[: size or self.room])
+            del buffer[: len(line)]
+            if (head := self.feed_line(line)) is not None:
+                return head
+
+    def feed_line(self, line: bytes) -> RequestHead | None:
+        """Take the next line with its CRLF; return the head once it is complete, else None.
+
+        A line without an end is one that fills ``room``, or the input's last bytes. Raises HeadError.
+        """
+        if self.started:
+            done = self._lines.feed(line)
+            self.room = self._lines.room
+            return self._head() if done else None
+        if line == b"\r\n" and self._leading:  # RFC 9112, 2.2: one empty line ahead of the request is ignored
+            self._leading = False
+            return None
+        self._request_line = _parse_request_line(line)
+        self._lines = _HeaderLines(MAX_HEAD - len(line))
+        self.room = self._lines.room
+        self.started = True
+        return None
+
+    def _head(self) -> RequestHead:
+        method, target, version, request_line = self._request_line
+        fields = self._lines.fields
+        _check_host(version, fields.get("host", []))
+        _check_framing(version, fields)
+        return RequestHead(method, target, version, self._lines.headers, request_line, fields)
+
+
+def read_response_head(readline: ReadLine) -> ResponseHead:
+    """Read the head of the final response, and not a byte more; interim ones (1xx) are passed over.
+
+    101 is final. Raises HandshakeError (whose ``status`` is None) where this is not HTTP, and what readline raises.
+    """
+    try:
+        for _ in range(MAX_INTERIM + 1):
+            head = _read_one_response_head(readline)
+            if head.status >= 200 or head.status == 101:  # RFC 9110, 15.2
+                return head
+    except HeadError as error:
+        raise HandshakeError(f"the server's answer is malformed: {error}") from None
+    raise HandshakeError(f"the server sent more than {MAX_INTERIM} interim responses")
+
+
+def _read_one_response_head(readline: ReadLine) -> ResponseHead:
+    line = readline(MAX_LINE)
+    if not line:
+        raise HandshakeError("the server closed the connection without an answer")
+    _check_line_end(line, MAX_LINE, "the status line")
+    match = _match_status_line(line)
+    if match is None:  # RFC 9112, 4
+        raise HeadError("malformed status line")
+    version, status, reason = match.groups(default=b"")
+    lines = _HeaderLines(MAX_HEAD - len(line))
+    while not lines.feed(readline(lines.room)):
+        pass
+    return ResponseHead(version.decode(), int(status), reason.decode("latin-1"), lines.headers, lines.fields)
+
+
+# Its lines
+
+
+class _HeaderLines:
+    """The header lines of one head and the empty line behind them; ``room`` bytes the next one may have."""
+
+    __slots__ = ("_count", "_left", "fields", "headers", "room")
+
+    def __init__(self, left: int) -> None:
+        self.headers = HTTPMessage()
+        self.fields: Fields = {}
+        self.room = min(MAX_LINE, left)
+        self._left = left
+        self._count = 0
+
+    def feed(self, line: bytes) -> bool:
+        """Take the next line; return whether it was the empty one, which ends the head."""
+        if line == b"\r\n":
+            return True
+        self._count += 1
+        if line[-2:] != b"\r\n":
+            _check_line_end(line, self.room, f"header line {self._count}")
+        self._left -= len(line)
+        if self._left <= 0:
+            raise HeadError(f"head of more than {MAX_HEAD} bytes", 431)
+        if self._left < MAX_LINE:
+            self.room = self._left
+        if self._count > MAX_HEADERS:
+            raise HeadError(f"more than {MAX_HEADERS} headers", 431)
+        self._add(line)
+        return False
+
+    def _add(self, line: bytes) -> None:
+        raw_name, colon, rest = line.partition(b":")
+        raw_value = rest[:-2].strip(b" \t")  # RFC 9112, 5.1: blanks around a value are not part of it
+        if not colon or len(raw_value.translate(None, _CONTROLS)) != len(raw_value):
+            raise _malformed(line, self._count)
+        if (common := _COMMON_NAMES.get(raw_name)) is not None:
+            name, key = common
+        else:
+            name = raw_name.decode("latin-1")
+            if not _match_token(name):
+                raise _malformed(line, self._count)
+            key = name.lower()
+        value = raw_value.decode("latin-1")
+        self.headers.set_raw(name, value)
+        if key in self.fields:
+            self.fields[key].append(value)
+        else:
+            self.fields[key] = [value]
+
+
+def _check_line_end(line: bytes, room: int, what: str, too_long: int = 431) -> None:
+    """Raise HeadError unless this line, read with ``room`` as its limit, ends in CRLF (RFC 9112, 2.2)."""
+    if line.endswith(b"\r\n"):
+        return
+    if line.endswith(b"\n"):
+        raise HeadError(f"{what} ends in a bare LF")
+    if len(line) < room:
+        raise HeadError(f"the input ended within the head, at {what}")
+    if room < MAX_LINE:
+        raise HeadError(f"head of more than {MAX_HEAD} bytes", 431)
+    raise HeadError(f"{what} is longer than {MAX_LINE} bytes", too_long)
+
+
+def _malformed(line: bytes, number: int) -> HeadError:
+    """Return the error that says what is wrong with a header line, without repeating it: it may hold a secret."""
+    name, colon, _ = line[:-2].partition(b":")
+    if line[:1] in (b" ", b"\t"):
+        fault = "is folded"  # RFC 9112, 5.2
+    elif not colon:
+        fault = "has no colon"
+    elif name[-1:] in (b" ", b"\t"):
+        fault = "has a blank before its colon"  # RFC 9112, 5.1
+    elif not _match_token(name.decode("latin-1")):
+        fault = "has a name that is not a token"  # RFC 9110, 5.1
+    else:
+        fault = "has a control character in its value"  # RFC 9110, 5.5
+    return HeadError(f"header line {number} {fault}")
+
+
+def _parse_request_line(line: bytes) -> tuple[str, str, str, str]:
+    """Return (method, target, version, the line itself without its end)."""
+    _check_line_end(line, MAX_LINE, "the request line", 414)
+    match = _match_request_line(line)
+    if match is None:
+        if _match_simple_request(line):
+            raise HeadError("HTTP/0.9 is not served")
+        raise HeadError("malformed request line")  # RFC 9112, 3
+    method, target, version, major = match.groups()
+    if major != b"1":
+        raise HeadError(f"{version.decode()} is not served; use HTTP/1.1", 505)
+    return method.decode(), target.decode(), version.decode(), line[:-2].decode()
+
+
+def _check_host(version: str, values: list[str]) -> None:
+    """RFC 9112, 3.2: one valid Host; before HTTP/1.1 there may be none."""
+    if len(values) > 1:
+        raise HeadError("more than one Host header")
+    if not values and version != "HTTP/1.0":
+        raise HeadError("no Host header")
+    if values and parse_host(values[0]) is None:
+        raise HeadError("malformed Host header")
+
+
+def _check_framing(version: str, fields: Fields) -> None:
+    """RFC 9112, 6: where the body ends must be beyond doubt, or a part of it is taken for the next request."""
+    lengths = fields.get("content-length", [])
+    codings = fields.get("transfer-encoding", [])
+    if lengths and codings:
+        raise HeadError("both Content-Length and Transfer-Encoding")
+    if len(lengths) > 1:
+        raise HeadError("more than one Content-Length header")
+    if lengths and not (lengths[0].isascii() and lengths[0].isdigit() and len(lengths[0]) < 20):
+        raise HeadError("malformed Content-Length header")
+    if codings and version == "HTTP/1.0":
+        raise HeadError("Transfer-Encoding in an HTTP/1.0 request")
+    if codings and [coding.lower() for coding in codings] != ["chunked"]:
+        raise HeadError("Transfer-Encoding other than chunked")
+
+
+# The grammar of values
+
+
+def is_token(value: str) -> bool:
+    """Return whether this is a token (RFC 9110, section 5.6.2): the form of names, methods and subprotocols."""
+    return _match_token(value) is not None
+
+
+def tokens(value: str) -> list[str]:
+    """Return the tokens of a comma-separated list, at least one; raises ValueError where it is anything else."""
+    items = [item for part in value.split(",") if (item := part.strip(" \t"))]  # RFC 9110, 5.6.1.2
+    if not items:
+        raise ValueError("empty list")
+    for item in items:
+        if not _match_token(item):
+            raise ValueError("list with an element that is not a token")
+    return items
+
+
+def parse_host(value: str) -> tuple[str, int | None] | None:
+    """Return (host in lower case, port or None) of a Host header's value; None if it is malformed.
+
+    An IPv6 address keeps its brackets. The host may be empty (RFC 9110, section 7.2).
+    """
+    match = _match_host(value)
+    if match is None:
+        return None
+    host, digits = match.groups()
+    port = int(digits) if digits else None
+    return None if port is not None and port > 65535 else (host.lower(), port)
+
+
+def parse_extensions(value: str) -> Extensions:
+    """Return what a Sec-WebSocket-Extensions header says: [(name, [(parameter, value or None), ...]), ...].
+
+    In order, duplicates kept, quoted values unquoted. Raises ValueError where RFC 6455, section 9.1, is violated.
+    """
+    extensions: Extensions = []
+    position = 0
+    while position <= len(value):
+        element = _match_name(value, position)
+        assert element is not None
+        position = element.end()
+        if element[1] is not None:  # RFC 9110, 5.6.1.2: empty elements are passed over
+            params: list[tuple[str, str | None]] = []
+            while (param := _match_param(value, position)) is not None:
+                params.append((param[1], param[2] if param[3] is None else _unquote(param[3])))
+                position = param.end()
+            extensions.append((element[1], params))
+        if position < len(value) and value[position] != ",":
+            raise ValueError(f"malformed list of extensions at character {position + 1}")
+        position += 1
+    if not extensions:
+        raise ValueError("empty list of extensions")
+    return extensions
+
+
+def _unquote(quoted: str) -> str:
+    value = re.sub(r"\\(.)", r"\1", quoted)
+    if not _match_token(value):
+        raise ValueError("extension parameter with a quoted value that is not a token")  # RFC 6455, 9.1
+    return value
+
+
+def format_extension(name: str, params: Iterable[tuple[str, str | None]] = ()) -> str:
+    """Return one extension as an element of Sec-WebSocket-Extensions; raises ValueError for anything but tokens."""
+    parts = [name]
+    for key, value in params:
+        parts.append(key if value is None else f"{key}={value}")
+        if not is_token(key) or not (value is None or is_token(value)):
+            raise ValueError(f"parameter {key!r}={value!r} of extension {name!r}: name and value must be tokens")
+    if not is_token(name):
+        raise ValueError(f"name of an extension must be a token, not {name!r}")
+    return "; ".join(parts)
+
+
+# Writing a head
+
+
+def check_field(name: str, value: str) -> None:
+    """Raise ValueError (TypeError for other types than str) unless this may be sent as a header (RFC 9110, 5)."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"header name and value must be str, not {type(name).__name__} and {type(value).__name__}")
+    if not is_token(name):
+        raise ValueError(f"header name must be a token (letters, digits, hyphens), not {name!r}")
+    try:
+        raw = value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"value of header {name} must be Latin-1; encode other characters") from None
+    if len(raw.translate(None, _CONTROLS)) != len(raw):
+        raise ValueError(f"value of header {name} must not contain control characters")
+    if raw != raw.strip(b" \t"):
+        raise ValueError(f"value of header {name} must not begin or end with a blank")
+
+
+def serialize_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return a head as it is sent, up to and with the empty line; everything in it must have been checked."""
+    lines = [start_line, *(f"{name}: {value}" for name, value in fields), "", ""]
+    return "\r\n".join(lines).encode("latin-1")
