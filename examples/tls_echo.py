@@ -1,0 +1,39 @@
+"""Echo over TLS, with a certificate for localhost made on the spot by the openssl command.
+
+    python3 -m examples.tls_echo [port]
+    python3 -m websocketserver connect --insecure wss://localhost:8443/
+"""
+
+import ssl
+import subprocess
+import sys
+import tempfile
+
+from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+
+
+class Echo(WebSocketRequestHandler):
+    def on_message(self, message):
+        self.websocket.send(message)
+
+
+def make_context():
+    with tempfile.NamedTemporaryFile(suffix=".pem") as pem:
+        make = "openssl req -x509 -newkey rsa:2048 -nodes -days 7 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        subprocess.run([*make.split(), "-keyout", pem.name, "-out", pem.name], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem.name)
+    return context
+
+
+def main(port=8443):
+    with ThreadingWebSocketServer(("localhost", port), Echo, ssl_context=make_context()) as server:
+        print(f"Echoing at wss://localhost:{server.server_port}/", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("Bye.")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
