@@ -1,0 +1,29 @@
+"""Every test that takes one of these fixtures runs against both twins."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from .twins import TWINS
+
+
+@pytest.fixture(params=TWINS)
+def twin(request: pytest.FixtureRequest) -> dict[str, ModuleType]:
+    return TWINS[request.param]
+
+
+@pytest.fixture
+def masking(twin: dict[str, ModuleType]) -> ModuleType:
+    return twin["masking"]
+
+
+@pytest.fixture
+def utf8(twin: dict[str, ModuleType]) -> ModuleType:
+    return twin["utf8"]
+
+
+@pytest.fixture
+def frames(twin: dict[str, ModuleType]) -> ModuleType:
+    return twin["frames"]
