@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from os.path import relpath
 from pathlib import Path
 
 from .autobahn import CACHE, Autobahn, Result, Stalled
 
 HERE = Path(__file__).parent
-BASIC = [str(group) for group in range(1, 11)]
+BASIC = ["1", "2", "3", "4", "5", "6", "7", "9", "10"]  # there is no group 8
 # Of the eighteen messages of each compression group: 16 bytes, 4 KiB, and 128 KiB in frames of 1 KiB.
 SIZES = ("1", "5", "16")
 SAMPLE = [
@@ -119,7 +120,7 @@ def main() -> int:
         print(f"{side}, {len(results)} cases: {count(results)}; {time.monotonic() - start:.0f} s", flush=True)
         for result in shortfalls(results):
             failures += 1
-            print(f"  {result.case}: {result.behavior}, closing {result.behavior_close} ({result.report})")
+            print(f"  {result.case}: {result.behavior}, closing {result.behavior_close} ({relpath(result.report)})")
     print(f"{failures} shortfalls" if failures else "Autobahn: all as it should be")
     return 1 if failures else 0
 
