@@ -30,12 +30,14 @@ MIN_BITS = 9  # zlib makes no raw streams for a window of 8 bits, which RFC 7692
 
 # What a flush ends with, and what is left out on the wire (7.2.1).
 TAIL = b"\x00\x00\xff\xff"
-# A final block without content. Behind the tail it ends the stream, unless the message was cut short.
-FINAL_BLOCK = b"\x03\x00"
+# The tail, and a final block without content: together they end the stream, unless the message was cut short.
+END = TAIL + b"\x03\x00"
 EMPTY_MESSAGE = b"\x00"  # 7.2.3.6
 
 INPUT_CHUNK = 16 * 1024  # zlib copies what it could not take yet: this bounds the copy
-OUTPUT_CHUNK = 64 * 1024  # by how much inflating may go beyond a limit before it is noticed
+# By how much inflating may go beyond a limit before it is noticed; what Python allocates first, so that it need
+# not put blocks together.
+OUTPUT_CHUNK = 32 * 1024
 
 BITS = {str(bits): bits for bits in range(8, MAX_BITS + 1)}  # 7.1.2: decimal, without leading zeros
 
@@ -302,24 +304,35 @@ class Decompressor(Decoder):
 
     def _inflate(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
         """Yield what the piece inflates to, by at most so many bytes; raise zlib.error where it is no DEFLATE."""
-        end = TAIL + FINAL_BLOCK
-        rest = memoryview(bytes(data) + end if fin else data)
+        if fin and len(data) < INPUT_CHUNK:
+            yield from self._feed(bytes(data) + END, fin, max_chunk)
+        else:
+            yield from self._feed(data, False, max_chunk)
+            if fin:
+                yield from self._feed(END, True, max_chunk)
+        if fin and self._stream is not None:
+            raise self._zlib.error("it ends in the middle of a block")
+
+    def _feed(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
+        rest = memoryview(data)
         more = False  # whether zlib may hold output back
         while rest or more:
             if self._stream is None:
-                if fin and rest == end:
-                    return  # the peer's own final block was the last, or there was none at all
+                if fin and rest == END:
+                    return  # the peer ended the stream itself, or there was none at all
                 self._stream = self._new_stream()
             stream, piece = self._stream, rest[:INPUT_CHUNK]
             chunk: bytes = stream.decompress(piece, max_chunk)
-            self._window = (self._window + chunk)[-(1 << self._bits) :]
+            self._remember(chunk)
             rest = rest[len(piece) - len(stream.unused_data if stream.eof else stream.unconsumed_tail) :]
             more = len(chunk) == max_chunk and not stream.eof
             if stream.eof:
-                self._stream = None  # 7.2.3.5: the peer may go on behind a final block
+                self._stream = None  # 7.2.3.4: the peer may go on behind a final block
             yield chunk
-        if fin and self._stream is not None:
-            raise self._zlib.error("it ends in the middle of a block")
+
+    def _remember(self, chunk: bytes) -> None:
+        size = 1 << self._bits
+        self._window = chunk[-size:] if len(chunk) >= size else (self._window + chunk)[-size:]
 
     def _new_stream(self) -> Any:
         if self._window:
