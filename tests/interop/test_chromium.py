@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from websocketserver import PerMessageDeflate
 
+from ..program import Program
 from ..support import running_server
 from .chromium import Browser, Page, browser
 from .programs import Conversation
@@ -129,15 +127,8 @@ def test_a_page_of_another_origin_is_refused(chromium: Browser) -> None:
 @pytest.fixture
 def demo() -> Iterator[str]:
     """Yield the URL of the page that python -m websocketserver serves."""
-    command = [sys.executable, "-u", "-m", "websocketserver", "0", "--bind", "127.0.0.1"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            found = re.search(r"http://\S+?:\d+/?", process.stdout.readline())
-            assert found
-            yield found[0].rstrip("/") + "/"
-        finally:
-            process.terminate()
+    with Program("-u", "-m", "websocketserver", 0, "--bind", "127.0.0.1") as program:
+        yield program.url()
 
 
 def test_the_demo_page(chromium: Browser, demo: str, tmp_path: Path) -> None:
