@@ -12,7 +12,7 @@ from http import HTTPStatus
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
 
-from .connection import WebSocketConnection
+from .connection import State, WebSocketConnection
 from .exceptions import ConnectionClosed
 from .handler import WebSocketRequestHandler
 
@@ -48,7 +48,7 @@ class DemoHandler(WebSocketRequestHandler):
         """Yield the connections of all open pages."""
         server = cast("ThreadingWebSocketServer", self.server)
         for connection in server.connections:
-            if connection.subprotocol == SUBPROTOCOL and connection.close_code is None:
+            if connection.subprotocol == SUBPROTOCOL and connection.state is State.OPEN:
                 yield connection
 
     def _tell_all(self, message: str | bytes) -> None:

@@ -149,7 +149,7 @@ def _lines() -> Iterator[str]:
 
 def printable(text: str) -> str:
     """Return the text with all that a terminal might obey replaced by its number; tab and newline stay."""
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else f"\\u{ord(found[0]):04x}", text)
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def say(text: str) -> None:

@@ -1,0 +1,70 @@
+"""A Python program that a test starts, talks to and ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .support import SOON, run_in_thread
+
+__all__ = ["ROOT", "Program"]
+
+ROOT = Path(__file__).parent.parent
+
+
+class Program:
+    """A running Python program: its output by lines, its end within SOON. Killed when the ``with`` block is left."""
+
+    def __init__(self, *arguments: object, cwd: Path = ROOT, **streams: Any) -> None:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+        self.process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=cwd, **streams)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self.process as process:
+            process.kill()
+
+    def line(self) -> str:
+        """Return the next line of standard output, without its end."""
+        return self._line(self.process.stdout)
+
+    def error_line(self) -> str:
+        """Return the next line of standard error, without its end."""
+        return self._line(self.process.stderr)
+
+    def _line(self, stream: Any) -> str:
+        line = run_in_thread(stream.readline).result(SOON)
+        assert line, ("ended", *self.wait())
+        return str(line.decode().rstrip("\n"))
+
+    def url(self) -> str:
+        """Return the URL in the next line of standard output."""
+        return re.findall(r"\S+://\S+", self.line())[0]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self, typed: bytes | None = None) -> tuple[int, str, str]:
+        """Return the exit code and the rest of both outputs, requests in the log left out."""
+        output, errors = self.process.communicate(typed, timeout=SOON)
+        logged = errors.decode().splitlines(True) if errors else []
+        return (
+            self.process.returncode,
+            output.decode() if output else "",
+            "".join(line for line in logged if '] "' not in line),
+        )
+
+    def seconds_to_end(self) -> float:
+        """Press Ctrl-C and return how long the end takes."""
+        began = time.monotonic()
+        self.interrupt()
+        self.process.wait(SOON)
+        return time.monotonic() - began
