@@ -16,8 +16,8 @@ from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
 class Guarded(WebSocketRequestHandler):
     allowed_origins = ("https://example.org",)
 
-    def check_origin(self, origin):
-        if origin.startswith("https://") and origin.endswith(".example.org"):
+    def check_origin(self, origin):  # None where there is none: not a browser
+        if origin and origin.startswith("https://") and origin.endswith(".example.org"):
             return True
         return super().check_origin(origin)  # the same origin, or in allowed_origins
 

@@ -53,13 +53,13 @@ class Program:
         self.process.send_signal(signal.SIGINT)
 
     def wait(self, typed: bytes | None = None) -> tuple[int, str, str]:
-        """Return the exit code and the rest of both outputs, requests in the log left out."""
+        """Return the exit code and the rest of both outputs, the log of requests left out."""
         output, errors = self.process.communicate(typed, timeout=SOON)
         logged = errors.decode().splitlines(True) if errors else []
         return (
             self.process.returncode,
             output.decode() if output else "",
-            "".join(line for line in logged if '] "' not in line),
+            "".join(line for line in logged if " - - [" not in line),
         )
 
     def seconds_to_end(self) -> float:
