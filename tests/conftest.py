@@ -15,6 +15,7 @@ from .support import wait_until
 
 # The package's one timer serves all connections of the process and stays.
 SHARED_THREADS = {"websocketserver-keepalive"}
+GRACE = 2.0  # seconds in which what is about to end may end
 DESCRIPTORS = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
 
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -44,12 +45,12 @@ def _descriptors() -> set[tuple[str, str]]:
 def nothing_left() -> Iterator[None]:
     """Fail the test that leaves a thread or a descriptor behind.
 
-    What ends by itself gets two seconds for it; an object that only the garbage collector would
+    What ends by itself gets GRACE seconds for it; an object that only the garbage collector would
     close counts as left.
     """
     threads, descriptors = _threads(), _descriptors()
     yield
-    wait_until(lambda: _threads() <= threads and _descriptors() <= descriptors, 2, fail=False)
+    wait_until(lambda: _threads() <= threads and _descriptors() <= descriptors, GRACE, fail=False)
     left = [f"thread {thread.name}" for thread in _threads() - threads]
     left += [f"descriptor {number} ({target})" for number, target in _descriptors() - descriptors]
     assert not left, "left behind: " + ", ".join(sorted(left))
