@@ -60,7 +60,7 @@ def format_cookie(
     """
     parts = [_format_pair(name, value)]
     if path is not None:
-        parts.append(f"Path={_checked('path', path)}")
+        parts.append(f"Path={_checked_path(path)}")
     if domain is not None:
         parts.append(f"Domain={_checked('domain', domain).lower()}")
     if expires is not None:
@@ -95,6 +95,12 @@ def _checked(attribute: str, value: str) -> str:
     if not _match_attribute(value):
         raise ValueError(f"{attribute} of a cookie must be visible ASCII without blanks and semicolons, not {value!r}")
     return value
+
+
+def _checked_path(path: str) -> str:
+    if not _checked("path", path).startswith("/"):  # RFC 6265, 5.2.4: browsers would take another path then
+        raise ValueError(f"path of a cookie must begin with a slash, not {path!r}")
+    return path
 
 
 def _http_date(moment: datetime) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPMessage
+from typing import cast
 
 from ..exceptions import HandshakeError
 from .cookies import format_cookies, parse_cookies
@@ -52,6 +53,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
 _SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
 _CLIENTS_OWN = _SERVERS_OWN | {"origin"}
+_UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # what every 426 says (RFC 9110, 15.5.22 and 7.8)
 _match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
 _match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
 _match_origin = re.compile(r"([A-Za-z][0-9A-Za-z+.-]*)://([^/?#@\\]+)").fullmatch  # RFC 6454, 6.2
@@ -59,7 +61,7 @@ _match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECAS
 _match_target = re.compile('/[!"$-~]*').fullmatch  # path and query: visible ASCII, no fragment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """The request that opened a connection. Read it from any thread.
 
@@ -140,9 +142,9 @@ def _check_http(head: RequestHead) -> None:
     if "transfer-encoding" in head.fields or int(head.fields.get("content-length", ["0"])[0]):
         raise HeadError("the request of an opening handshake has no body")
     if not _lists(head.fields, "upgrade", "websocket"):
-        raise HandshakeError("Upgrade does not name websocket", 426, {"Upgrade": "websocket"})
+        raise HandshakeError("Upgrade does not name websocket", 426, _UPGRADE)
     if not _lists(head.fields, "connection", "upgrade"):
-        raise HandshakeError("Connection does not name upgrade", 426, {"Upgrade": "websocket"})
+        raise HandshakeError("Connection does not name upgrade", 426, _UPGRADE)
 
 
 def _check_target(head: RequestHead) -> str:
@@ -164,10 +166,10 @@ def _check_version(fields: Mapping[str, list[str]], versions: Sequence[int]) -> 
     version = _single(fields, "Sec-WebSocket-Version")
     if version is None and "sec-websocket-key" not in fields:  # drafts hixie-75 and -76
         raise HeadError(f"this is no opening handshake of RFC 6455: use Sec-WebSocket-Version {allowed}")
-    headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": allowed}
     if version is not None and not _match_version(version):
-        raise HandshakeError("malformed Sec-WebSocket-Version", 400, headers)
+        raise HeadError("malformed Sec-WebSocket-Version")
     if version is None or int(version) not in versions:
+        headers = {**_UPGRADE, "Sec-WebSocket-Version": allowed}
         raise HandshakeError(f"Sec-WebSocket-Version must be one of {allowed}", 426, headers)
     return int(version)
 
@@ -231,7 +233,7 @@ def _with_port(host: str, default: int) -> tuple[str, int] | None:
 
 def accept_key(key: str) -> str:
     """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (4.2.2, 5.4)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
 
 
 def response_fields(
@@ -360,7 +362,8 @@ def check_response(
         subprotocol = _answered_subprotocol(head.fields, subprotocols)
         return subprotocol, _answered_extensions(head.fields, extensions)
     except ValueError as error:
-        raise HandshakeError(str(error), head.status, head.headers) from None
+        headers = cast(Mapping[str, str], head.headers)  # it has a mapping's methods, though not its type
+        raise HandshakeError(str(error), head.status, headers) from None
 
 
 def _check_switching(head: ResponseHead, key: str) -> None:

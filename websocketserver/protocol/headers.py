@@ -48,6 +48,7 @@ MAX_INTERIM = 10  # interim responses (1xx) ahead of the real one
 
 ReadLine = Callable[[int], bytes]
 Fields = dict[str, list[str]]
+_Start = tuple[str, str, str, str]  # method, target, version and the whole request line
 Extensions = list[tuple[str, list[tuple[str, "str | None"]]]]
 
 # No two neighbouring repeats of a pattern match the same character: there is nothing to backtrack into.
@@ -111,11 +112,16 @@ def read_request_head(readline: ReadLine) -> RequestHead | None:
 
     ``readline`` blocks and takes a limit, as ``rfile.readline`` does. Raises HeadError, and what readline raises.
     """
-    parser = RequestParser()
-    while (line := readline(parser.room)) or parser.started:
-        if (head := parser.feed_line(line)) is not None:
-            return head
-    return None
+    line = readline(MAX_LINE)
+    if line == b"\r\n":  # RFC 9112, 2.2: one empty line ahead of the request is ignored
+        line = readline(MAX_LINE)
+    if not line:
+        return None
+    start = _parse_request_line(line)
+    lines = _HeaderLines(MAX_HEAD - len(line))
+    while not lines.feed(readline(lines.room)):
+        pass
+    return _request_head(start, lines)
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -130,57 +136,47 @@ def parse_request_head(data: bytes) -> RequestHead:
 
 
 class RequestParser:
-    """One request head, a line at a time.
+    """One request head, for whoever cannot wait in ``readline``: the poller of many connections.
 
-    ``room`` (int) is how many bytes the next line may have, ``started`` (bool) whether the request line is there.
     Useless after a HeadError.
     """
 
     def __init__(self) -> None:
-        self.room = MAX_LINE
-        self.started = False
-        self._leading = True  # nothing at all has come yet
-        self._request_line = ("", "", "", "")
+        self._start: _Start | None = None
         self._lines = _HeaderLines(MAX_HEAD)
+        self._leading = True  # not a line has come yet
 
     def feed(self, buffer: bytearray) -> RequestHead | None:
         """Take whole lines off the front of ``buffer``; return the head once it is complete, else None.
 
-        For whoever cannot wait in ``readline``. What lies behind the head stays in ``buffer``. Raises HeadError.
+        What lies behind the head stays in ``buffer``. Raises HeadError as soon as what is there cannot become a head.
         """
-        while True:
-            size = buffer.find(b"\n", 0, self.room) + 1
-            if not size and len(buffer) < self.room:
-                return None
-            line = bytes(buffer[: size or self.room])
-            del buffer[: len(line)]
-            if (head := self.feed_line(line)) is not None:
-                return head
-
-    def feed_line(self, line: bytes) -> RequestHead | None:
-        """Take the next line with its CRLF; return the head once it is complete, else None.
-
-        A line without an end is one that fills ``room``, or the input's last bytes. Raises HeadError.
-        """
-        if self.started:
-            done = self._lines.feed(line)
-            self.room = self._lines.room
-            return self._head() if done else None
-        if line == b"\r\n" and self._leading:  # RFC 9112, 2.2: one empty line ahead of the request is ignored
+        while line := self._take_line(buffer):
+            if self._start is not None:
+                if self._lines.feed(line):
+                    return _request_head(self._start, self._lines)
+            elif line != b"\r\n" or not self._leading:
+                self._start = _parse_request_line(line)
+                self._lines = _HeaderLines(MAX_HEAD - len(line))
             self._leading = False
-            return None
-        self._request_line = _parse_request_line(line)
-        self._lines = _HeaderLines(MAX_HEAD - len(line))
-        self.room = self._lines.room
-        self.started = True
         return None
 
-    def _head(self) -> RequestHead:
-        method, target, version, request_line = self._request_line
-        fields = self._lines.fields
-        _check_host(version, fields.get("host", []))
-        _check_framing(version, fields)
-        return RequestHead(method, target, version, self._lines.headers, request_line, fields)
+    def _take_line(self, buffer: bytearray) -> bytes:
+        """Return what readline(room) would, or b"" where it would have to wait."""
+        room = self._lines.room
+        size = buffer.find(b"\n", 0, room) + 1
+        if not size and len(buffer) < room:
+            return b""
+        line = bytes(buffer[: size or room])
+        del buffer[: len(line)]
+        return line
+
+
+def _request_head(start: _Start, lines: _HeaderLines) -> RequestHead:
+    method, target, version, request_line = start
+    _check_host(version, lines.fields.get("host", []))
+    _check_framing(version, lines.fields)
+    return RequestHead(method, target, version, lines.headers, request_line, lines.fields)
 
 
 def read_response_head(readline: ReadLine) -> ResponseHead:
@@ -294,8 +290,7 @@ def _malformed(line: bytes, number: int) -> HeadError:
     return HeadError(f"header line {number} {fault}")
 
 
-def _parse_request_line(line: bytes) -> tuple[str, str, str, str]:
-    """Return (method, target, version, the line itself without its end)."""
+def _parse_request_line(line: bytes) -> _Start:
     _check_line_end(line, MAX_LINE, "the request line", 414)
     match = _match_request_line(line)
     if match is None:
