@@ -1,0 +1,232 @@
+"""Channel: one endpoint on one transport, used by any number of threads at once.
+
+Owns     the closing handshake and the end of the descriptor; joins pump.py and output.py.
+Never    has a thread of its own, and never runs code of the application. connection.py is its face.
+
+Locks are taken in the order write lock (output.py), state lock (pump.py), never the reverse. The
+descriptor is closed by the last to leave: never while somebody pumps or writes.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+
+from .deadline import Deadline
+from .exceptions import Close, ConnectionClosed, ConnectionClosedOK
+from .keepalive import timer
+from .output import CLOSE, FIN, PONG, Broken, Output
+from .protocol.closecodes import MAX_REASON, pack_close
+from .protocol.endpoint import Receiver, Role, Sender
+from .protocol.events import Closed, Ping
+from .pump import NOW, Pump
+from .settings import Settings
+from .transport import Transport
+
+__all__ = ["Channel"]
+
+
+class Channel(Pump):
+    """What connection.py builds on. Every method may be called from any thread unless it says "as the pump"."""
+
+    visit_at: float | None = None  # the timer's
+
+    def __init__(
+        self,
+        transport: Transport,
+        role: Role,
+        receiver: Receiver,
+        sender: Sender,
+        settings: Settings,
+        hooks: frozenset[str],
+    ) -> None:
+        super().__init__(transport, receiver, settings, hooks)
+        self.role = role
+        self._received: Close | None = None  # the peer's Close; this and what follows: guarded by the state lock
+        self._detail = ""  # why the connection ended, where no Close says so
+        self._released = False  # the descriptor was closed
+        self._cut_at: float | None = None  # when the timer cuts the socket (time.monotonic)
+        self._read_while_writing = False  # guarded by the write lock
+        self._output = Output(
+            transport,
+            sender,
+            state_lock=self._lock,
+            await_writable=self._await_writable,
+            stall=settings.send_timeout,
+        )
+
+    # Sending
+
+    def _output_waits(self) -> bool:
+        return self._output.waits
+
+    def _flush(self) -> None:
+        """Send what is pending as far as it goes without blocking."""
+        self._output.flush()
+        if self._over:
+            self._release()
+
+    def _lock_output(self, deadline: Deadline) -> bool:
+        """Take the write lock; False if the deadline came first."""
+        left = deadline.left()
+        return self._output.lock.acquire(timeout=-1 if left is None else left)
+
+    def _unlock_output(self) -> None:
+        """Leave the write lock and look again at what was queued meanwhile."""
+        read_on, self._read_while_writing = self._read_while_writing, False
+        self._output.lock.release()
+        if read_on:  # the peer is still sending, and may be waiting for us to read all of it
+            timer.schedule(self, time.monotonic())
+        if self._output.waits or self._over:
+            self._flush()
+
+    def _await_writable(self, deadline: Deadline) -> bool:
+        """What a writer does while the socket is full: wait for room, and read for all meanwhile.
+
+        If it only waited, two such peers would wait for each other for ever.
+        """
+        while True:
+            with self._lock:
+                reads = self._reads
+                readable = not (self._eof or self._over or self._full())
+            can_read, can_write = self._transport.wait(readable, True, deadline)
+            if can_write:
+                return True
+            if not can_read:
+                return False
+            with self._lock:
+                while self._pumping and self._reads == reads:  # somebody reads that: wait for the read to end
+                    if not self._wait_locked(deadline):
+                        return False
+                if self._pumping or self._over:
+                    continue
+                self._pumping = True
+            self._collect(NOW)
+            self._read_while_writing = True
+
+    def _on_ping(self, event: Ping) -> None:
+        self._output.queue(PONG, event.payload)  # 5.5.2; of several that wait, the newest is answered (5.5.3)
+        self._flush()
+
+    # Closing
+
+    @abstractmethod
+    def visit(self, now: float) -> float | None:
+        """What the timer does (keepalive.Visited)."""
+
+    def _on_close(self, event: Closed) -> None:
+        """As the pump, note the peer's Close and echo its code (5.5.1)."""
+        with self._lock:
+            self._received = Close(event.code, event.reason)
+            if self._sent is None:
+                self._sent = Close(event.code)
+                self._output.queue_locked(CLOSE, pack_close(event.code))
+            self._end_input_locked(fin=self.role is Role.SERVER)  # 7.1.1: the server ends the stream first
+        self._flush_ending()
+
+    def _fail(self, code: int, detail: str) -> None:
+        """Fail the connection (7.1.7): say why, end our half of the stream, hear no more."""
+        with self._lock:
+            if self._input_over:
+                return
+            self._failed = True
+            self._detail = detail
+            if self._sent is None:
+                self._sent = Close(code, _cut_reason(detail))
+                self._output.queue_locked(CLOSE, pack_close(*self._sent))
+            self._end_input_locked(fin=True)
+        self._flush_ending()
+
+    def _on_eof(self, detail: str) -> None:
+        """As the pump, note the end of the peer's stream."""
+        with self._lock:
+            self._eof = True
+            if self._received is None and not self._detail:
+                self._detail = detail
+            self._end_input_locked(fin=False)
+        self._flush_ending()
+
+    def start_close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake (RFC 6455, section 7.1.2) without waiting for anything.
+
+        The Close is sent as soon as the socket takes it; the timer cuts the connection
+        ``close_timeout`` seconds later. Does nothing where the connection is ending already. Raises
+        ValueError or TypeError for a code or reason that may not be sent.
+        """
+        payload = pack_close(code, reason)
+        with self._lock:
+            if self._sent is not None or self._input_over:
+                return
+            self._sent = Close(code, reason)
+            self._output.queue_locked(CLOSE, payload)
+            self._cut_at = time.monotonic() + self.settings.close_timeout
+            if self._waiting:
+                self._changed.notify_all()
+        self._flush_ending()
+
+    def _end_input_locked(self, fin: bool) -> None:
+        self._input_over = True
+        if fin:
+            self._output.queue_locked(FIN)
+        if self._cut_at is None:
+            self._cut_at = time.monotonic() + self.settings.close_timeout
+        if self._waiting:
+            self._changed.notify_all()
+
+    def _flush_ending(self) -> None:
+        self._flush()
+        if self._cut_at is not None:
+            timer.schedule(self, self._cut_at)
+
+    def _end(self, deadline: Deadline) -> None:
+        """Finish what is pending, wait for the end of the peer's stream, then cut; all by the deadline."""
+        try:
+            if self._output.waits and self._lock_output(deadline):
+                try:
+                    self._output.write_pending(deadline)
+                except Broken:
+                    pass
+                finally:
+                    self._unlock_output()
+            self._pump_until(lambda: self._eof or self._over, deadline)
+        finally:
+            self._cut("the closing handshake did not end in time")
+
+    def _cut(self, detail: str) -> None:
+        """End everything now; never blocks."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = self._input_over = True
+            if self._received is None and not self._detail:
+                self._detail = detail
+            self._changed.notify_all()
+        self._transport.shutdown()  # wakes the pump and the writer
+        self._release()
+
+    def _release(self) -> None:
+        """Close the descriptor once the connection is over and nobody uses it: the last to leave does."""
+        while not self._released:
+            if not self._output.lock.acquire(False):
+                return  # its holder comes here when it leaves
+            try:
+                with self._lock:
+                    last = not self._pumping and not self._released
+                    self._released = self._released or last
+                if last:
+                    self._output.broken = self._output.broken or "the connection is closed"
+                    self._transport.close()
+            finally:
+                self._output.lock.release()
+            with self._lock:
+                if self._pumping:
+                    return  # the pump comes here when it leaves
+
+    def _closed_error(self) -> ConnectionClosed:
+        normal = self._received is not None and self._received.code in (1000, 1001)
+        return (ConnectionClosedOK if normal else ConnectionClosed)(self._received, self._sent, self._detail)
+
+
+def _cut_reason(detail: str) -> str:
+    """Return as much of a text as a Close frame takes."""
+    return detail.encode()[:MAX_REASON].decode(errors="ignore")

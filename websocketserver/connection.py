@@ -1,0 +1,413 @@
+"""WebSocketConnection: what both sides work with once the opening handshake is done.
+
+The same class on the server and on the client. Everything may be called from any thread at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import NamedTuple
+
+from .channel import Channel
+from .deadline import Deadline
+from .exceptions import ConnectionClosed, ConnectionClosedOK
+from .keepalive import Heartbeat, timer
+from .output import PING, PONG, Broken
+from .pings import Pings, PingWaiter
+from .protocol.endpoint import Buffer, Receiver, Role, Sender
+from .protocol.events import Event, Message, Pong
+from .protocol.extensions import Codec
+from .protocol.handshake import Request
+from .protocol.headers import ResponseHead
+from .pump import READS_PER_VISIT
+from .settings import Settings
+from .transport import make_transport
+
+__all__ = ["Role", "State", "Stats", "WebSocketConnection"]
+
+UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
+AGAIN = 0.02  # seconds after which it comes again where it found something
+HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
+
+
+class State(Enum):
+    """Where a connection stands (RFC 6455, section 7.1)."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Stats(NamedTuple):
+    """Counters of a connection, from its 101 on."""
+
+    bytes_received: int
+    bytes_sent: int
+    messages_received: int
+    messages_sent: int
+
+
+class WebSocketConnection(Channel):
+    """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
+
+    Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
+    TimeoutError leaves the connection usable unless it says that it was aborted. Once the connection has
+    ended and what came before the end was read, ConnectionClosed is raised.
+
+    ``with`` closes the connection at the end of its block; iterating over it gives message after
+    message until the connection ends normally (1000 or 1001), and raises ConnectionClosed otherwise.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        role: Role,
+        settings: Settings = Settings(),  # noqa: B008 (immutable)
+        request: Request | None = None,
+        response: ResponseHead | None = None,
+        subprotocol: str | None = None,
+        codecs: Sequence[Codec] = (),
+        received: bytes = b"",
+        hooks: frozenset[str] = frozenset(),
+        fragments: bool = False,
+    ) -> None:
+        """Take over a connected socket after the 101.
+
+        ``received`` are bytes that were read with the handshake and belong behind it; ``hooks`` tells
+        which of "ping" and "pong" ``next_event`` returns; with ``fragments`` it returns Fragment
+        events in place of Message events.
+        """
+        receiver = Receiver(
+            role,
+            max_message_size=settings.max_message_size,
+            max_frame_size=settings.max_frame_size,
+            max_fragments=settings.max_fragments,
+            codecs=codecs,
+            fragments=fragments,
+        )
+        sender = Sender(role, new_key=_new_key, codecs=codecs, fragment_size=settings.fragment_size)
+        super().__init__(make_transport(sock), role, receiver, sender, settings, hooks)
+        self.request = request  #: the opening request (Request), on the server
+        self.response = response  #: the server's answer (ResponseHead), on the client
+        self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None
+        self.extensions = tuple(codecs)  #: the extensions agreed on (Codec), in the order of the answer
+        self.latency: float | None = None  #: the last round-trip time of a Ping in seconds, None before the first
+        self.local_address = _address(sock.getsockname)  #: as socket.getsockname() gave it
+        self.remote_address = _address(sock.getpeername)  #: as socket.getpeername() gave it
+        self._messages_sent = 0  # guarded by the write lock
+        self._pings = Pings()  # guarded by the state lock
+        now = time.monotonic()
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
+        self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
+        self._quiet_since = now  # when the timer last saw traffic; this and the next are the timer's
+        self._traffic = 0
+        if received:
+            receiver.feed(received)
+        timer.schedule(self, self._next_visit(now))
+
+    # Receiving
+
+    def recv(self, timeout: float | None = None, decode: bool = True) -> str | bytes:
+        """Return the next message: str for text, bytes for binary.
+
+        Waits up to ``timeout`` seconds (None: for ever; 0: looks what is there), then raises
+        TimeoutError, and nothing is lost. With ``decode=False`` text comes as bytes of valid UTF-8. Raises
+        ConnectionClosed once the connection has ended and all that came before was returned.
+        """
+        deadline = Deadline(timeout) if timeout is not None else NEVER
+        self._receiver.decode_text = decode
+        while True:
+            event = self._next(deadline)
+            if isinstance(event, Message):
+                return _as_asked(event, decode)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Iterate over the messages; end with the connection where it ends normally."""
+        try:
+            while True:
+                yield self.recv()
+        except ConnectionClosedOK:
+            return
+
+    def next_event(self, timeout: float | None = None) -> Event:
+        """Return the next Message, or one of the other events asked for at the beginning, in wire order.
+
+        Waits and raises as ``recv``.
+        """
+        return self._next(Deadline(timeout) if timeout is not None else NEVER)
+
+    # Sending
+
+    def send(
+        self,
+        message: str | bytes | bytearray | memoryview,
+        *,
+        text: bool | None = None,
+        compress: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Send a message: text for str, binary for bytes, bytearray and memoryview.
+
+        ``text`` overrides that choice (bytes sent as text must be UTF-8, which is not checked);
+        ``compress`` overrides what compression would decide. Waits while the peer does not read: up to
+        ``timeout`` seconds in all, and never longer than ``send_timeout`` without progress. A TimeoutError
+        says whether the connection is still usable or, because part of the message had left, was aborted.
+        Raises ConnectionClosed, and TypeError for any other kind of message.
+        """
+        data, is_text = _payload(message, text)
+        deadline = Deadline(timeout) if timeout is not None else NEVER
+        self._begin_sending(deadline)
+        try:
+            sender = self._output.sender
+            try:
+                buffers = sender.message(data, text=is_text, compress=compress)
+                whole = self._output.write(buffers, deadline)
+            except Broken:
+                raise self._closed_error() from None
+            except TimeoutError:
+                self._cut("sending timed out in the middle of a message")
+                raise TimeoutError("the message could not be sent in time; the connection was aborted") from None
+            except BaseException:  # interrupted, or an extension failed: nobody knows what has left
+                self._cut("interrupted while sending")
+                raise
+            if not whole:
+                self._not_sent(sender.encoded)
+            self._messages_sent += 1
+        finally:
+            self._unlock_output()
+
+    def ping(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> PingWaiter:
+        """Send a Ping (RFC 6455, section 5.5.2) and return what to wait on for its Pong.
+
+        ``payload`` is up to 125 bytes; an empty one is replaced by one that no other Ping of this
+        connection has. Waits and raises as ``send``.
+        """
+        data = _control_payload(payload)
+        with self._lock:
+            waiter = PingWaiter(data or self._pings.new_payload(), self._await_pong)
+            self._pings.add(waiter)
+        self._send_control(PING, waiter.payload, timeout)
+        return waiter
+
+    def pong(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> None:
+        """Send an unsolicited Pong (RFC 6455, section 5.5.3). Pings are answered without it. Waits and raises as ``send``."""
+        self._send_control(PONG, _control_payload(payload), timeout)
+
+    def _send_control(self, opcode: int, payload: bytes, timeout: float | None) -> None:
+        deadline = Deadline(timeout) if timeout is not None else NEVER
+        self._begin_sending(deadline)
+        try:
+            self._output.queue(opcode, payload)
+            if not self._output.write_pending(deadline):
+                raise TimeoutError("the frame could not be sent in time; it leaves as soon as the peer reads")
+        except Broken:
+            raise self._closed_error() from None
+        finally:
+            self._unlock_output()
+
+    def _begin_sending(self, deadline: Deadline) -> None:
+        """Take the write lock and send what is pending before us; on any failure leave the lock."""
+        if not self._lock_output(deadline):
+            raise TimeoutError("another thread is still sending; nothing was sent, and the connection is usable")
+        try:
+            if self._sent is not None or self._over or self._output.broken:
+                raise self._closed_error()
+            if self._output.waits and not self._output.write_pending(deadline):
+                self._not_sent(False)
+        except Broken:
+            self._unlock_output()
+            raise self._closed_error() from None
+        except BaseException:
+            self._unlock_output()
+            raise
+
+    def _not_sent(self, encoded: bool) -> None:
+        """Raise TimeoutError for a message of which nothing has left; abort where that cannot be undone."""
+        if encoded:  # the compressor has gone on, the peer's has not
+            self._cut("sending timed out after compression")
+            raise TimeoutError("the message could not be sent in time; the connection was aborted")
+        raise TimeoutError("the message could not be sent in time; nothing was sent, and the connection is usable")
+
+    # Closing
+
+    def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
+        """Close the connection: closing handshake (RFC 6455, section 7.1), then the end of the stream.
+
+        Returns when all is over, after ``timeout`` seconds at the latest (None: ``close_timeout``): what has
+        not ended by then is cut. Where the peer began the closing, this completes it. Does nothing on a
+        connection that is closed. Messages received before stay readable. Raises ValueError or TypeError
+        for a code or reason that may not be sent.
+        """
+        deadline = Deadline(self.settings.close_timeout if timeout is None else timeout)
+        self.start_close(code, reason)
+        self._end(deadline)
+
+    def abort(self) -> None:
+        """End the connection at once, without a closing handshake; never blocks."""
+        self._cut("aborted here")
+
+    def __enter__(self) -> WebSocketConnection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None or issubclass(kind, ConnectionClosed):
+            self.close()
+        elif issubclass(kind, Exception):
+            self.close(1011)
+        else:  # Ctrl-C and its like: be quick
+            self.close(1001, timeout=min(HASTE, self.settings.close_timeout))
+
+    # Looking
+
+    @property
+    def state(self) -> State:
+        """Whether the connection is OPEN, CLOSING or CLOSED."""
+        if self._over:
+            return State.CLOSED
+        return State.CLOSING if self._sent is not None or self._input_over else State.OPEN
+
+    @property
+    def close_code(self) -> int | None:
+        """The connection's close code (RFC 6455, section 7.1.5); None while it is open, 1006 if no Close came."""
+        if self._received is not None:
+            return self._received.code
+        return 1006 if self._input_over else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The peer's reason, or what went wrong where the peer gave none; None while the connection is open."""
+        if self._received is not None:
+            return self._received.reason
+        return self._detail if self._input_over else None
+
+    @property
+    def stats(self) -> Stats:
+        """Counters so far (Stats)."""
+        return Stats(
+            self._bytes_received, self._output.bytes_sent, self._messages_received, self._messages_sent
+        )
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 once closed: for waiting, not for reading or writing."""
+        return self._transport.fileno()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.role.value} {self.remote_address} {self.state.value}>"
+
+    # For the timer and for Pings
+
+    def _on_pong(self, event: Pong) -> None:
+        with self._lock:
+            round_trip = self._pings.answer(event.payload)
+            if round_trip is not None:
+                self.latency = round_trip
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _await_pong(self, waiter: PingWaiter, deadline: Deadline) -> None:
+        self._pump_until(lambda: waiter.round_trip is not None or self._input_over, deadline)
+        if waiter.round_trip is None:
+            if self._input_over:
+                raise self._closed_error()
+            raise TimeoutError("no Pong in time")
+
+    def visit(self, now: float) -> float | None:
+        """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
+        reads = self._attend()
+        if self._over:
+            return None
+        if self._cut_at is not None:
+            if now >= self._cut_at or self._eof and not self._output.waits:
+                self._cut("the closing handshake did not end in time")
+                return None
+            return min(self._cut_at, now + UNATTENDED)
+        progress = self._bytes_received + self._output.bytes_sent
+        if self._heartbeat.dead(now, progress, stands=self._full()):
+            self._fail(1011, f"no answer to a Ping within {self._heartbeat.timeout:g} seconds")
+            self._cut("")
+            return None
+        if self._heartbeat.ping_due(now):
+            with self._lock:
+                waiter = PingWaiter(self._pings.new_payload(), self._await_pong)
+                self._pings.add(waiter)
+                self._output.queue_locked(PING, waiter.payload)
+            self._flush()
+        self._release_windows(now, progress)
+        if reads:
+            return now if reads == READS_PER_VISIT else now + AGAIN
+        return self._next_visit(now)
+
+    def _next_visit(self, now: float) -> float:
+        due = self._heartbeat.next_visit()
+        return now + UNATTENDED if due is None else min(due, now + UNATTENDED)
+
+    def _release_windows(self, now: float, progress: int) -> None:
+        """Have the extensions of a connection that has been idle for long enough give back memory."""
+        if self._release_after is None:
+            return
+        if progress != self._traffic:
+            self._traffic = progress
+            self._quiet_since = now
+        elif now - self._quiet_since >= self._release_after:
+            if self._output.lock.acquire(False):
+                for codec in self.extensions:
+                    codec.encoder.release()
+                self._unlock_output()
+            with self._lock:
+                if self._pumping or self._over:
+                    return
+                self._pumping = True
+            for codec in self.extensions:
+                codec.decoder.release()
+            self._leave_pump()
+
+
+NEVER = Deadline(None)
+
+
+def _new_key() -> bytes:
+    return os.urandom(4)  # unpredictable, and fresh for each frame (5.3, 10.3)
+
+
+def _address(get: object) -> object:
+    try:
+        return get()  # type: ignore[operator]
+    except OSError:  # the peer is gone already
+        return None
+
+
+def _payload(message: object, text: bool | None) -> tuple[Buffer, bool]:
+    """Return a message as bytes, and whether it is text."""
+    if isinstance(message, str):
+        return message.encode(), text is None or text
+    if isinstance(message, (bytes, bytearray)):
+        return message, bool(text)
+    if isinstance(message, memoryview):
+        return message.cast("B") if message.c_contiguous else bytes(message), bool(text)
+    raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
+
+
+def _control_payload(payload: object) -> bytes:
+    data = bytes(_payload(payload, None)[0])
+    if len(data) > 125:
+        raise ValueError(f"the payload of a Ping or Pong is 125 bytes at most (RFC 6455, section 5.5), not {len(data)}")
+    return data
+
+
+def _as_asked(message: Message, decode: bool) -> str | bytes:
+    """Return a message's data as the reader wants its text: it may have been read when another asked differently."""
+    data = message.data
+    if not message.text or isinstance(data, str) is decode:
+        return data
+    return data.encode() if isinstance(data, str) else data.decode()

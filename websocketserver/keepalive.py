@@ -1,0 +1,145 @@
+"""Keepalive: one timer thread for all connections, and the clock of pings and pongs of each.
+
+The timer knows what it visits only by ``visit(now)``, which does what is due without blocking and
+returns when (``time.monotonic``) to come again, or None for never. It holds weak references, so a
+connection that nobody keeps is not kept by it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+__all__ = ["Heartbeat", "Timer", "Visited", "timer"]
+
+THREAD_NAME = "websocketserver-keepalive"
+
+logger = logging.getLogger("websocketserver")
+
+
+class Visited(Protocol):
+    """What the timer needs of a connection. ``visit_at`` is the timer's own: when it will come."""
+
+    visit_at: float | None
+
+    def visit(self, now: float) -> float | None:
+        """Do what is due at ``now``, without blocking; return when to come again."""
+
+
+class Timer:
+    """A daemon thread, started by the first call of ``schedule``, that visits when it is time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition(threading.Lock())  # guards all below and every visit_at
+        self._heap: list[tuple[float, int, weakref.ref[Visited]]] = []
+        self._order = itertools.count()  # so that the heap never compares references
+        self._thread: threading.Thread | None = None
+
+    def schedule(self, visited: Visited, at: float) -> None:
+        """Visit at that time (``time.monotonic``) unless a visit is due before. Never blocks for long."""
+        with self._changed:
+            if visited.visit_at is not None and visited.visit_at <= at:
+                return
+            visited.visit_at = at
+            heapq.heappush(self._heap, (at, next(self._order), weakref.ref(visited)))
+            if self._thread is None:
+                self._start_locked()
+            elif self._heap[0][0] == at:
+                self._changed.notify()
+
+    def _start_locked(self) -> None:
+        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had now: the next call tries again
+            return
+        self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            visited = self._next_due()
+            if visited is None:
+                continue
+            try:
+                at = visited.visit(time.monotonic())
+            except Exception:
+                logger.exception("the keepalive timer's visit of %r failed", visited)
+                continue
+            if at is not None:
+                self.schedule(visited, at)
+            del visited  # or a connection would live until the next visit of another
+
+    def _next_due(self) -> Visited | None:
+        """Wait for the next visit; None where there turned out to be none."""
+        with self._changed:
+            while not self._heap or (left := self._heap[0][0] - time.monotonic()) > 0:
+                self._changed.wait(left if self._heap else None)
+            at, _, reference = heapq.heappop(self._heap)
+            visited = reference()
+            if visited is None or visited.visit_at != at:  # gone, or an earlier visit took its place
+                return None
+            visited.visit_at = None
+            return visited
+
+
+timer = Timer()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=timer._reset)  # the child has neither the thread nor the connections
+
+
+class Heartbeat:
+    """The clock of pings and pongs of one connection; used by the timer's thread alone.
+
+    A Ping leaves every ``interval`` seconds. The peer is dead when one is unanswered for
+    ``timeout`` seconds and meanwhile not one byte came and none could be sent. None for either
+    number turns that part off.
+    """
+
+    __slots__ = ("_ping_at", "_progress", "_waiting_since", "interval", "timeout")
+
+    def __init__(self, interval: float | None, timeout: float | None, now: float) -> None:
+        self.interval = interval
+        self.timeout = timeout
+        self._ping_at = None if interval is None else now + interval
+        self._waiting_since: float | None = None  # since when nothing has proved that the peer lives
+        self._progress = -1
+
+    def ping_due(self, now: float) -> bool:
+        """Return whether it is time to send a Ping; if so, it counts as sent."""
+        if self.interval is None or self._ping_at is None or now < self._ping_at:
+            return False
+        self._ping_at = now + self.interval
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return True
+
+    def dead(self, now: float, progress: int, stands: bool) -> bool:
+        """Return whether the peer has to be given up.
+
+        ``progress`` grows with every byte received or sent; ``stands`` says that there is input
+        which nobody has read yet: an answer may be in it, so the clock stands.
+        """
+        if progress != self._progress:
+            self._progress = progress
+            self._waiting_since = None
+        if self._waiting_since is None or self.timeout is None:
+            return False
+        if stands:
+            self._waiting_since = now
+        return now - self._waiting_since >= self.timeout
+
+    def next_visit(self) -> float | None:
+        """Return when something may be due; None if nothing ever is."""
+        moments = [self._ping_at] if self._ping_at is not None else []
+        if self._waiting_since is not None and self.timeout is not None:
+            moments.append(self._waiting_since + self.timeout)
+        return min(moments, default=None)

@@ -1,0 +1,168 @@
+"""Output: the sending direction of a channel, and what was begun or promised and has not left yet.
+
+The write lock serialises writers and is held across the blocking write; the sending half of the
+endpoint and the rest of a frame that was begun belong to its holder. Control frames that must not
+wait for the lock (a Pong, a keepalive Ping, the Close) are queued first, then sent if the lock is
+free and the socket takes them. Whoever releases the lock looks again, and whoever gets it next
+finishes what is pending first, so nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from .deadline import Deadline
+from .protocol.endpoint import Buffer, Sender
+from .protocol.frames import Opcode
+from .transport import Transport
+
+__all__ = ["CLOSE", "FIN", "PING", "PONG", "Broken", "Output"]
+
+CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+FIN = -1  # in the queue of control frames: not a frame, but the end of our half of the stream
+
+
+class Broken(Exception):
+    """The stream takes nothing more: the peer or somebody here has cut it."""
+
+
+class Output:
+    """What leaves a channel. ``queue`` and ``flush`` never block; the rest is for the holder of ``lock``.
+
+    ``await_writable(deadline)`` is what a writer does while the socket is full: it returns False
+    when the deadline has passed. ``stall`` is how many seconds it may take nothing before a writer gives up.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        sender: Sender,
+        *,
+        state_lock: threading.Lock,
+        await_writable: Callable[[Deadline], bool],
+        stall: float | None,
+    ) -> None:
+        self.lock = threading.Lock()  # the write lock: guards sender, broken, _rest
+        self.sender = sender
+        self.broken = ""  # why nothing can be sent any more
+        self.bytes_sent = 0
+        self._transport = transport
+        self._rest: list[Buffer] = []  # of a control frame that was begun: it goes first
+        self._state_lock = state_lock  # guards _queue
+        self._queue: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
+        self._await_writable = await_writable
+        self._stall = stall
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is pending."""
+        return bool(self._queue or self._rest)
+
+    def queue(self, opcode: int, payload: bytes = b"") -> None:
+        """Make a control frame, or FIN, pending; of Pings and of Pongs only the newest (RFC 6455, section 5.5.3)."""
+        with self._state_lock:
+            self.queue_locked(opcode, payload)
+
+    def queue_locked(self, opcode: int, payload: bytes = b"") -> None:
+        """The same for who holds the state lock."""
+        if opcode in (PING, PONG):
+            if self._queue and self._queue[-1][0] in (CLOSE, FIN):  # nothing follows a Close (5.5.1)
+                return
+            for entry in self._queue:
+                if entry[0] == opcode:
+                    self._queue.remove(entry)
+                    break
+        self._queue.append((opcode, payload))
+
+    def flush(self) -> None:
+        """Send what is pending as far as it goes now; leave it to the holder if the lock is taken."""
+        while self.waits:
+            if not self.lock.acquire(False):
+                return
+            try:
+                done = self.write_pending(None)
+            except Broken:
+                return
+            finally:
+                self.lock.release()
+            if not done:
+                return
+
+    def write_pending(self, deadline: Deadline | None) -> bool:
+        """Send what is pending: by the deadline, or without one what goes now. Return whether all of it left.
+
+        The caller holds the lock. Raises Broken.
+        """
+        while self._rest or self._begin_next():
+            taken = self._offer(self._rest)
+            self._rest = remaining(self._rest, taken)
+            if self._rest and not taken:
+                if deadline is None or not self._await_writable(deadline.sooner(self._stall)):
+                    return False
+        return True
+
+    def write(self, buffers: list[Buffer], deadline: Deadline) -> bool:
+        """Send all buffers by the deadline, the caller holding the lock and nothing pending before them.
+
+        Returns False where the deadline came while not one byte had been taken; raises TimeoutError where
+        it came in the middle, and Broken.
+        """
+        taken = self._offer(buffers)
+        if len(buffers) == 1 and taken == len(buffers[0]):  # the common case
+            return True
+        began = taken > 0 or not self._transport.retractable
+        rest = remaining(buffers, taken)
+        stalled = deadline.sooner(self._stall)
+        while rest:
+            if not self._await_writable(stalled):
+                if began:
+                    raise TimeoutError("in the middle of a message")
+                return False
+            taken = self._offer(rest)
+            if taken:
+                began = True
+                rest = remaining(rest, taken)
+                stalled = deadline.sooner(self._stall)
+        return True
+
+    def _begin_next(self) -> bool:
+        """Take the next control frame from the queue; False if there is none."""
+        while True:
+            with self._state_lock:
+                if not self._queue:
+                    return False
+                opcode, payload = self._queue.popleft()
+            if opcode == FIN:
+                self._transport.shutdown_write()
+            elif not self.sender.close_sent:  # nothing follows a Close (5.5.1)
+                self._rest = [self.sender.control(opcode, payload)]
+                return True
+
+    def _offer(self, buffers: Sequence[Buffer]) -> int:
+        if self.broken:
+            raise Broken(self.broken)
+        try:
+            taken = self._transport.send(buffers)
+        except OSError as error:
+            self.broken = error.strerror or str(error) or type(error).__name__
+            self._rest = []
+            with self._state_lock:
+                self._queue.clear()
+            raise Broken(self.broken) from error
+        self.bytes_sent += taken
+        return taken
+
+
+def remaining(buffers: Sequence[Buffer], taken: int) -> list[Buffer]:
+    """Return what is left of the buffers when so many bytes were taken from their front."""
+    rest: list[Buffer] = []
+    for buffer in buffers:
+        size = len(buffer)
+        if taken >= size:
+            taken -= size
+        else:
+            rest.append(memoryview(buffer)[taken:] if taken else buffer)
+            taken = 0
+    return rest

@@ -1,0 +1,342 @@
+"""Endpoint: one side of a connection as a state machine (RFC 6455, sections 5.4, 5.5 and 7).
+
+A receiving half turns bytes into events, a sending half turns messages into bytes. The two share
+nothing, so each may be used by one thread while another uses the other; neither is thread-safe
+in itself. No socket, clock or randomness: the masking keys of a client come in as an argument.
+"""
+
+from __future__ import annotations
+
+import codecs as text_codecs
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+from ..exceptions import Close, ProtocolError
+from .closecodes import CloseCode, pack_close, parse_close
+from .events import Closed, Event, Fragment, Message, Ping, Pong
+from .extensions import Codec, Decoder
+from .frames import Frame, FrameParser, Opcode, PayloadBuffer, serialize, serialize_header
+from .utf8 import Utf8Validator
+
+__all__ = ["Endpoint", "Receiver", "Role", "Sender"]
+
+Buffer = bytes | bytearray | memoryview
+
+JOINED = 16 * 1024  # up to this many bytes, copying a payload behind its header beats a second buffer
+DIRECT = 16 * 1024  # a payload with at least this much to come is read straight into its message
+LARGEST_READ = 1 << 20
+
+TEXT, CLOSE, PING, PONG = int(Opcode.TEXT), int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+
+
+class Role(Enum):
+    """Which side of the connection an endpoint is: a client masks, a server does not (section 5.1)."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class Receiver:
+    """The receiving half: feed bytes, ask for events, None means that it takes more bytes.
+
+    ``max_message_size`` (bytes, after decoding), ``max_frame_size`` (bytes on the wire) and
+    ``max_fragments`` (frames of one message) are limits, None for no limit. With ``fragments``
+    messages come as Fragment events, in pieces as they arrive.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        max_message_size: int | None = None,
+        max_frame_size: int | None = None,
+        max_fragments: int | None = None,
+        codecs: Sequence[Codec] = (),
+        fragments: bool = False,
+    ) -> None:
+        rsv = 0
+        for codec in codecs:
+            rsv |= codec.rsv
+        self._parser = FrameParser(masked=role is Role.SERVER, max_size=max_frame_size, rsv=rsv)
+        self._decoders = [codec.decoder for codec in reversed(codecs)]
+        self._max_size = max_message_size
+        self._max_fragments = max_fragments
+        self._as_fragments = fragments
+        self.decode_text = True  # whether whole text messages come as str: saves a pass over them
+        self.closed = False  # a Close was received: nothing after it counts (5.5.1)
+        self._in_frame = False  # the first piece of a frame was seen, its last not yet
+        self._fin = False  # of that frame
+        self._filled: Frame | None = None  # the last, empty piece of a frame whose payload was read directly
+        self._in_message = False
+        self._text = False
+        self._size = 0
+        self._frames = 0
+        self._active: list[Decoder] = []  # what the message under way was encoded with
+        self._payload = PayloadBuffer()
+        self._utf8 = Utf8Validator()
+        self._characters = text_codecs.getincrementaldecoder("utf-8")()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes fed and not yet used."""
+        return self._parser.buffered
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._parser.feed(data)
+
+    def next_event(self) -> Event | None:
+        """Return what the bytes fed so far say next; None if that takes more of them.
+
+        Raises ProtocolError at the first byte that breaks the protocol; the half is useless then.
+        """
+        next_frame = self._parser.next_frame
+        while not self.closed:
+            frame = next_frame()
+            if frame is None:
+                if not self._filled:
+                    return None
+                frame, self._filled = self._filled, None
+            if frame.opcode >= CLOSE:
+                return self._on_control(frame)
+            event = self._on_data(frame)
+            if event is not None:
+                return event
+        return None
+
+    def get_buffer(self) -> memoryview | None:
+        """Return where the bytes that follow may be written directly, or None to have them fed.
+
+        Only inside a large payload that needs no decoding; ``buffer_updated`` says what was written.
+        """
+        parser = self._parser
+        if parser.remaining < DIRECT or parser.buffered or self._active or self._as_fragments:
+            return None
+        return self._payload.reserve(min(parser.remaining, LARGEST_READ))
+
+    def buffer_updated(self, buffer: memoryview, size: int) -> None:
+        """Take the first ``size`` bytes of ``get_buffer``'s buffer; raises ProtocolError as next_event does."""
+        with buffer[:size] as view:
+            self._parser.unmask(view)
+            if self._text:
+                self._utf8.feed(view)
+        buffer.release()
+        self._payload.commit(size)
+        self._size += size
+        if not self._parser.remaining:
+            self._filled = Frame(0, self._fin, 0, 0, b"", True)
+
+    def _on_control(self, frame: Frame) -> Event:
+        payload = frame.payload
+        if frame.opcode == PING:
+            return Ping(payload)
+        if frame.opcode == PONG:
+            return Pong(payload)
+        self.closed = True
+        code, reason = parse_close(payload)
+        return Closed(code, reason)
+
+    def _on_data(self, frame: Frame) -> Event | None:
+        if not self._in_frame:
+            if frame.complete and frame.fin and not (frame.rsv or self._in_message or self._as_fragments):
+                return self._on_whole(frame)
+            self._begin_frame(frame)
+        return self._on_piece(frame)
+
+    def _on_whole(self, frame: Frame) -> Message:
+        """The common case: a message of one frame, as it was sent, all there."""
+        if not frame.opcode:
+            raise ProtocolError("continuation frame without a message to continue")  # 5.4
+        payload = frame.payload
+        if self._max_size is not None and len(payload) > self._max_size:
+            raise self._too_big(len(payload))
+        if frame.opcode != TEXT:
+            return Message(payload, False)
+        if not self.decode_text:
+            self._utf8.feed(payload, True)
+            return Message(payload, True)
+        try:
+            return Message(payload.decode(), True)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from None
+
+    def _begin_frame(self, frame: Frame) -> None:
+        """Check a data frame before its payload is awaited (5.4)."""
+        if frame.opcode:
+            if self._in_message:
+                raise ProtocolError("new message before the fragmented one has ended")  # 5.4
+            self._begin_message(frame)
+        else:
+            if not self._in_message:
+                raise ProtocolError("continuation frame without a message to continue")  # 5.4
+        self._frames += 1
+        if self._max_fragments is not None and self._frames > self._max_fragments:
+            raise ProtocolError(
+                f"message of more than {self._max_fragments} frames (max_fragments)", CloseCode.POLICY_VIOLATION
+            )
+        size = self._size + frame.length
+        if self._max_size is not None and size > self._max_size and not self._active:
+            raise self._too_big(size)
+        self._in_frame = True
+        self._fin = frame.fin
+
+    def _begin_message(self, frame: Frame) -> None:
+        self._in_message = True
+        self._text = frame.opcode == TEXT
+        self._size = self._frames = 0
+        self._utf8.reset()
+        self._characters.reset()
+        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if self._decoders else []
+        if frame.rsv and not self._active:
+            raise ProtocolError("RSV bits that no extension gives a meaning")  # 5.2
+
+    def _on_piece(self, frame: Frame) -> Event | None:
+        fin = frame.complete and frame.fin
+        self._in_frame = not frame.complete
+        data: bytes = frame.payload
+        if data or fin:
+            for decoder in self._active:
+                left = None if self._max_size is None else self._max_size - self._size
+                data = decoder.decode(data, fin, left)
+        self._size += len(data)
+        if self._max_size is not None and self._size > self._max_size:
+            raise self._too_big(self._size)
+        if fin:
+            self._in_message = False
+        if self._as_fragments:
+            return self._fragment(data, fin)
+        if self._text:
+            self._utf8.feed(data, fin)
+        self._payload.append(data)
+        return Message(self._payload.take(), self._text) if fin else None
+
+    def _fragment(self, data: bytes, fin: bool) -> Fragment | None:
+        if not self._text:
+            return Fragment(data, False, fin) if data or fin else None
+        try:
+            text = self._characters.decode(data, fin)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error) from None
+        return Fragment(text, True, fin) if text or fin else None
+
+    def _too_big(self, size: int) -> ProtocolError:
+        return ProtocolError(
+            f"message of at least {size} bytes, the limit is {self._max_size} (max_message_size)",
+            CloseCode.MESSAGE_TOO_BIG,
+        )
+
+
+def _not_utf8(error: UnicodeDecodeError) -> ProtocolError:
+    return ProtocolError(f"text is not UTF-8: {error.reason}", CloseCode.INVALID_PAYLOAD_DATA)  # 8.1
+
+
+class Sender:
+    """The sending half: messages and control frames in, buffers to write in that order out.
+
+    ``new_key`` gives a fresh random masking key of 4 bytes for each frame (section 5.3); only a
+    client uses it. ``fragment_size`` (bytes) splits messages into frames, None leaves them whole.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        new_key: Callable[[], bytes],
+        codecs: Sequence[Codec] = (),
+        fragment_size: int | None = None,
+    ) -> None:
+        self._new_key = new_key if role is Role.CLIENT else None
+        self._encoders = [codec.encoder for codec in codecs]
+        self._fragment_size = fragment_size
+        self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
+        self.encoded = False  # whether the last message went through an encoder, which has gone on since
+
+    def message(self, data: Buffer, *, text: bool, compress: bool | None = None) -> list[Buffer]:
+        """Return the buffers of one message: one, unless it is large or split into frames."""
+        rsv = 0
+        for encoder in self._encoders:
+            bits = encoder.begin(text=text, size=len(data), compress=compress)
+            if bits:
+                data = encoder.encode(data, True)
+                rsv |= bits
+        self.encoded = rsv != 0
+        opcode = TEXT if text else int(Opcode.BINARY)
+        step = self._fragment_size
+        if step is None or len(data) <= step:
+            return self._frame(opcode, data, True, rsv)
+        return self._fragments(opcode, memoryview(data), step, rsv)
+
+    def control(self, opcode: int, payload: bytes) -> bytes:
+        """Return one Ping, Pong or Close frame; after a Close nothing else may be asked for."""
+        if opcode == CLOSE:
+            self.close_sent = True
+        return serialize(opcode, payload, True, 0, self._new_key() if self._new_key else None)
+
+    def close(self, close: Close) -> bytes:
+        """Return the Close frame that says so."""
+        return self.control(CLOSE, pack_close(close.code, close.reason))
+
+    def _fragments(self, opcode: int, data: memoryview, step: int, rsv: int) -> list[Buffer]:
+        buffers = self._frame(opcode, data[:step], False, rsv)
+        for start in range(step, len(data), step):
+            buffers += self._frame(int(Opcode.CONTINUATION), data[start : start + step], start + step >= len(data), 0)
+        return buffers
+
+    def _frame(self, opcode: int, data: Buffer, fin: bool, rsv: int) -> list[Buffer]:
+        if self._new_key:
+            return [serialize(opcode, data, fin, rsv, self._new_key())]
+        if len(data) <= JOINED:
+            return [serialize(opcode, data, fin, rsv)]
+        return [serialize_header(opcode, len(data), fin, rsv), data]
+
+
+class Endpoint:
+    """Both halves of one side, for use without a socket: bytes in, events out; messages in, bytes out."""
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        new_key: Callable[[], bytes],
+        max_message_size: int | None = 1 << 20,
+        max_frame_size: int | None = None,
+        max_fragments: int | None = 4096,
+        fragment_size: int | None = None,
+        codecs: Sequence[Codec] = (),
+        fragments: bool = False,
+    ) -> None:
+        self.role = role
+        self.receiver = Receiver(
+            role,
+            max_message_size=max_message_size,
+            max_frame_size=max_frame_size,
+            max_fragments=max_fragments,
+            codecs=codecs,
+            fragments=fragments,
+        )
+        self.sender = Sender(role, new_key=new_key, codecs=codecs, fragment_size=fragment_size)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes and return the events they complete; raises ProtocolError."""
+        self.receiver.feed(data)
+        events = []
+        while (event := self.receiver.next_event()) is not None:
+            events.append(event)
+        return events
+
+    def send_message(self, message: str | Buffer, *, compress: bool | None = None) -> bytes:
+        """Return the bytes of one message: text for str, binary otherwise."""
+        data = message.encode() if isinstance(message, str) else message
+        return b"".join(self.sender.message(data, text=isinstance(message, str), compress=compress))
+
+    def send_ping(self, payload: bytes = b"") -> bytes:
+        """Return the bytes of a Ping."""
+        return self.sender.control(PING, payload)
+
+    def send_pong(self, payload: bytes = b"") -> bytes:
+        """Return the bytes of a Pong."""
+        return self.sender.control(PONG, payload)
+
+    def send_close(self, code: int = 1000, reason: str = "") -> bytes:
+        """Return the bytes of a Close; raises ValueError for one that may not be sent."""
+        return self.sender.close(Close(code, reason))

@@ -1,0 +1,333 @@
+"""Pump: the receiving direction of a channel: the inbox, and who reads the socket for it.
+
+Whoever waits, pumps: the thread that waits for something reads the socket itself if nobody else
+does, otherwise it waits on the condition. At most one thread is the pump, and the receiving half of
+the endpoint is its own; a message that it waits for itself does not pass through the inbox.
+
+The state lock is introduced here and shared with the rest of the connection. It is never held
+across I/O or code of the application.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+
+from .deadline import Deadline
+from .exceptions import Close, ConnectionClosed, ProtocolError
+from .protocol.endpoint import Receiver
+from .protocol.events import Closed, Event, Fragment, Message, Ping, Pong
+from .settings import Settings
+from .transport import Transport
+
+__all__ = ["Pump"]
+
+READ_SIZE = 64 * 1024
+MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has ended, before the socket is cut
+OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
+READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
+
+NOW = Deadline(0)
+MAIN_THREAD = threading.main_thread().ident
+
+
+class Pump(ABC):
+    """Every method may be called from any thread unless it says "as the pump"."""
+
+    def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._receiver = receiver  # the pump's, as the next six
+        self._hooks = hooks
+        self._events = 0
+        self._drained = 0
+        self._idle = False  # the pump is waiting: an interrupt now loses nothing
+        self._bytes_received = 0
+        self._messages_received = 0
+
+        self._lock = threading.Lock()  # the state lock: guards all that follows
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # threads waiting on the condition
+        self._pumping = False
+        self._reads = 0  # grows whenever the pump has read what there was
+        self._inbox: deque[Event] = deque()
+        self._inbox_size = 0
+        self._sent: Close | None = None  # our Close, sent or pending
+        self._failed = False  # the peer broke the protocol: its bytes mean nothing any more
+        self._eof = False  # the peer's stream has ended
+        self._input_over = False  # nothing more will be put into the inbox
+        self._over = False  # the socket was cut: nobody may begin to use it
+
+    # What the rest of the connection does
+
+    @abstractmethod
+    def _output_waits(self) -> bool:
+        """Return whether output is pending."""
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Send what is pending as far as it goes without blocking."""
+
+    @abstractmethod
+    def _on_ping(self, event: Ping) -> None:
+        """As the pump, answer a Ping."""
+
+    @abstractmethod
+    def _on_pong(self, event: Pong) -> None:
+        """As the pump, note a Pong."""
+
+    @abstractmethod
+    def _on_close(self, event: Closed) -> None:
+        """As the pump, note the peer's Close."""
+
+    @abstractmethod
+    def _on_eof(self, detail: str) -> None:
+        """As the pump, note the end of the peer's stream."""
+
+    @abstractmethod
+    def _fail(self, code: int, detail: str) -> None:
+        """Fail the connection, because the peer broke the protocol."""
+
+    @abstractmethod
+    def _cut(self, detail: str) -> None:
+        """End everything now."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Close the descriptor if nobody uses it any more."""
+
+    @abstractmethod
+    def _closed_error(self) -> ConnectionClosed:
+        """Return what to raise when there is nothing more to come."""
+
+    # Receiving
+
+    def _next(self, deadline: Deadline) -> Event:
+        """Return the next event for the application, pumping or waiting for whoever pumps."""
+        while True:
+            with self._lock:
+                if self._inbox:
+                    return self._take_locked()
+                if self._input_over:
+                    raise self._closed_error()
+                if self._pumping:
+                    if not self._wait_locked(deadline) and not self._inbox and not self._input_over:
+                        raise TimeoutError("no message in time")
+                    continue
+                self._pumping = True
+            event = self._pump(deadline)
+            if event is not None:
+                return event
+            if deadline.passed():
+                with self._lock:
+                    if not self._inbox and not self._input_over:
+                        raise TimeoutError("no message in time")
+
+    def _take_locked(self) -> Event:
+        event = self._inbox.popleft()
+        self._inbox_size -= _cost(event)
+        if self._waiting:  # somebody may be waiting for room
+            self._changed.notify_all()
+        return event
+
+    def _full(self) -> bool:
+        """Return whether the inbox takes no more; once we have sent a Close it takes nothing, hence all."""
+        limit = self.settings.max_queue_size
+        return limit is not None and self._inbox_size >= limit and self._sent is None
+
+    def _wait_locked(self, deadline: Deadline) -> bool:
+        """Wait for the state to change; False if the deadline came first."""
+        self._waiting += 1
+        try:
+            return self._changed.wait(deadline.left())
+        finally:
+            self._waiting -= 1
+
+    def _pump_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Wait until ``done()`` holds, asked with the state lock held, and meanwhile read for all."""
+        while True:
+            with self._lock:
+                while not done():
+                    if not (self._pumping or self._over or self._full()):
+                        self._pumping = True
+                        break
+                    if not self._wait_locked(deadline):
+                        return done()
+                else:
+                    return True
+            self._collect(deadline)
+            if deadline.passed():
+                with self._lock:
+                    return done()
+
+    # As the pump
+
+    def _pump(self, deadline: Deadline) -> Event | None:
+        """As the pump, return the next event for the application; None if the deadline or the end came first."""
+        try:
+            event = self._parse()
+            while event is None and not self._input_over and self._read(deadline):
+                event = self._parse()
+                if event is None:
+                    self._read_ended()
+            return event
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
+            self._leave_pump()
+
+    def _collect(self, deadline: Deadline) -> None:
+        """As the pump, take what was read before into the inbox, or else read once, waiting for it."""
+        try:
+            before = self._events
+            self._fill()
+            if self._events == before and not self._eof and self._read(deadline):
+                self._fill()
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
+            self._leave_pump()
+
+    def _fill(self) -> None:
+        """As the pump, move events into the inbox up to its bound."""
+        while not self._full() and (event := self._parse()) is not None:
+            with self._lock:
+                self._inbox.append(event)
+                self._inbox_size += _cost(event)
+                if self._waiting:
+                    self._changed.notify_all()
+
+    def _parse(self) -> Event | None:
+        """As the pump, return the next event for the application; answer and note the others."""
+        try:
+            while not self._failed:
+                event = self._receiver.next_event()
+                if event is None:
+                    return None
+                self._events += 1
+                if isinstance(event, (Message, Fragment)):
+                    if self._sent is None:  # after our Close, data is checked and dropped
+                        self._messages_received += 1
+                        return event
+                elif isinstance(event, Closed):
+                    self._on_close(event)
+                elif isinstance(event, Ping):
+                    if self._sent is None:
+                        self._on_ping(event)
+                    if "ping" in self._hooks:
+                        return event
+                else:
+                    self._on_pong(event)
+                    if "pong" in self._hooks:
+                        return event
+        except ProtocolError as error:
+            self._fail(error.close_code, str(error))
+        return None
+
+    def _read(self, deadline: Deadline) -> bool:
+        """As the pump, read once, waiting for it; False if the deadline came first."""
+        try:
+            size = self._take_in(self._may_block(deadline))
+            while size is None:
+                self._read_ended()
+                self._idle = True
+                readable, writable = self._transport.wait(True, self._output_waits(), deadline)
+                self._idle = False
+                if writable:
+                    self._flush()
+                elif not readable:
+                    return False
+                size = self._take_in(False)
+        except OSError as error:
+            self._on_eof(error.strerror or str(error) or type(error).__name__)
+            return True
+        self._bytes_received += size
+        if not size:
+            self._on_eof("the stream ended without a Close")
+        return True
+
+    def _may_block(self, deadline: Deadline) -> bool:
+        """Return whether the read itself may do the waiting: there is no deadline and nothing to send meanwhile.
+
+        Not in the main thread: an interrupt could then lose what has just been read.
+        """
+        return deadline.at is None and not self._output_waits() and threading.get_ident() != MAIN_THREAD
+
+    def _take_in(self, block: bool) -> int | None:
+        """As the pump, read what there is: how many bytes, 0 at the end of the stream, None if there is nothing."""
+        if self._input_over:
+            return self._drain()
+        receiver = self._receiver
+        buffer = receiver.get_buffer()
+        if buffer is None:
+            data = self._transport.receive(READ_SIZE, block)
+            if data:
+                receiver.feed(data)
+            return None if data is None else len(data)
+        with buffer:
+            size = self._transport.receive_into(buffer)
+            if size:
+                try:
+                    receiver.buffer_updated(buffer, size)
+                except ProtocolError as error:
+                    self._fail(error.close_code, str(error))
+        return size
+
+    def _drain(self) -> int | None:
+        """As the pump, forget what comes after the conversation: unread, it would make the socket's end a reset."""
+        size = self._transport.discard(READ_SIZE)
+        self._drained += size or 0
+        if self._drained > MOST_DRAINED:
+            self._cut("the peer went on sending after the end")
+            return 0
+        return size
+
+    def _read_ended(self) -> None:
+        """As the pump, tell who waits for this read to end that there is nothing more to read now."""
+        with self._lock:
+            self._reads += 1
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _leave_pump(self) -> None:
+        with self._lock:
+            self._pumping = False
+            self._reads += 1
+            if self._waiting:
+                self._changed.notify_all()
+        if self._over:
+            self._release()
+
+    def _interrupted(self) -> None:
+        """As the pump, on its way out with an exception: unless it was only waiting, bytes may have been lost."""
+        if self._idle:
+            self._idle = False
+        else:
+            self._cut("interrupted while reading")
+
+    def _attend(self) -> int:
+        """For the timer: read, without waiting, what nobody else reads; return how many reads found something.
+
+        Answers Pings and fills the inbox up to its bound.
+        """
+        with self._lock:
+            if self._pumping or self._over or self._eof:
+                return 0
+            self._pumping = True
+        reads = 0
+        try:
+            self._fill()
+            while reads < READS_PER_VISIT and not (self._full() or self._eof) and self._read(NOW):
+                reads += 1
+                self._fill()
+        finally:
+            self._leave_pump()
+        return reads
+
+
+def _cost(event: Message | Fragment | Ping | Pong) -> int:
+    return OVERHEAD + len(event[0])

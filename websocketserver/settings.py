@@ -1,0 +1,90 @@
+"""Settings: what one connection is allowed and how it behaves, checked once at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .protocol.deflate import PerMessageDeflate
+from .protocol.extensions import Extension
+
+__all__ = ["Settings"]
+
+DEFAULT_COMPRESSION = PerMessageDeflate()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a connection; immutable, so one may serve many connections in any thread.
+
+    Sizes are bytes, times seconds, None means no limit. Raises TypeError or ValueError for a
+    value that makes no sense, and says which would.
+    """
+
+    max_message_size: int | None = 1 << 20
+    max_frame_size: int | None = None
+    max_fragments: int | None = 4096
+    max_queue_size: int | None = 1 << 20
+    fragment_size: int | None = None
+    compression: Extension | None = DEFAULT_COMPRESSION
+    extensions: Sequence[Extension] = ()
+    ping_interval: float | None = 20
+    ping_timeout: float | None = 20
+    send_timeout: float | None = 30
+    close_timeout: float = 5
+
+    def __post_init__(self) -> None:
+        for name in ("max_message_size", "max_frame_size", "max_queue_size"):
+            _check_size(name, getattr(self, name), 0)
+        for name in ("max_fragments", "fragment_size"):
+            _check_size(name, getattr(self, name), 1)
+        for name in ("ping_interval", "ping_timeout", "send_timeout"):
+            _check_seconds(name, getattr(self, name))
+        if self.close_timeout is None:
+            raise TypeError("close_timeout must be a number of seconds: no close may wait for ever")
+        _check_seconds("close_timeout", self.close_timeout)
+        for extension in self.all_extensions:
+            if not isinstance(extension, Extension):
+                raise TypeError(f"an extension must be an Extension instance, not {extension!r}")
+
+    @property
+    def all_extensions(self) -> tuple[Extension, ...]:
+        """The extensions in the order of negotiation: ``extensions``, then ``compression``."""
+        return (*self.extensions, self.compression) if self.compression is not None else tuple(self.extensions)
+
+    @classmethod
+    def of(cls, handler: object) -> Settings:
+        """Return the settings that an object has as attributes of the same names, defaults for the rest."""
+        values: tuple[Any, ...] = tuple(getattr(handler, name, default) for name, default in _DEFAULTS)
+        try:
+            settings = _known.get(values)
+        except TypeError:  # unhashable, such as a list of extensions
+            return cls(*values)
+        if settings is None:
+            if len(_known) >= 256:
+                _known.clear()
+            settings = _known[values] = cls(*values)
+        return settings
+
+
+_DEFAULTS = tuple((field.name, field.default) for field in fields(Settings))
+_known: dict[tuple[object, ...], Settings] = {}  # most handlers of a server share one; dict operations are atomic
+
+
+def _check_size(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, or None for no limit, not {value}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, or None for never, not {value}")

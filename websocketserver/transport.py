@@ -1,0 +1,236 @@
+"""Transports: byte streams over a connected socket, plain or TLS, for several threads at once.
+
+Owns     the socket, its readiness and, for TLS, the one lock around every call into OpenSSL.
+Never    waits inside a send or a receive (but for ``receive`` when told to): ``wait`` waits, and
+         takes no lock. ``settimeout`` is never called: it would be shared by both directions.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from .deadline import Deadline
+
+__all__ = ["PlainTransport", "TlsTransport", "Transport", "make_transport"]
+
+Buffer = bytes | bytearray | memoryview
+
+DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # 0 where the system has none: the socket itself must not block
+SLICE = 16 * 1024  # the most that one TLS record holds
+MOST_BUFFERS = 64  # far below the system's limit of buffers for one call
+
+
+class Transport(ABC):
+    """What a connection needs of its socket.
+
+    One thread may send while another receives. Whoever uses the transport sees to it that nobody
+    does when it is closed: descriptors are numbers, and the next one may be somebody else's.
+    """
+
+    #: Whether a send that took nothing has left no trace, so that its bytes need not be sent again.
+    retractable = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # not TCP
+            pass
+
+    @abstractmethod
+    def receive(self, size: int, block: bool = False) -> bytes | None:
+        """Return up to ``size`` bytes, b"" at the end of the stream, None if there is nothing now.
+
+        With ``block``, may wait for ever instead of returning None. Raises OSError.
+        """
+
+    @abstractmethod
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """Read into the buffer and return how many bytes, 0 at the end of the stream, None if there is nothing now."""
+
+    @abstractmethod
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        """Send from the front of the buffers and return how many bytes were taken, 0 if none can be now.
+
+        What was not taken must be offered again, unchanged and first, before anything else. Raises OSError.
+        """
+
+    def wait(self, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
+        """Wait until the stream can be read or written, as asked; (False, False) once the deadline has passed."""
+        return poll(self._sock.fileno(), readable, writable, deadline)
+
+    def shutdown_write(self) -> None:
+        """Tell the peer that nothing more will be sent. Never blocks, never raises."""
+        shutdown(self._sock, socket.SHUT_WR)
+
+    def shutdown(self) -> None:
+        """Cut both directions and wake whoever waits for either. Never blocks, never raises."""
+        shutdown(self._sock, socket.SHUT_RDWR)
+
+    def discard(self, size: int) -> int | None:
+        """Read and forget up to ``size`` bytes: how many, 0 at the end of the stream, None if there is nothing now."""
+        try:
+            return len(socket.socket.recv(self._sock, size, DONT_WAIT))
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+
+class PlainTransport(Transport):
+    """A stream socket as it is."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setblocking(bool(DONT_WAIT))
+
+    def receive(self, size: int, block: bool = False) -> bytes | None:
+        try:
+            return self._sock.recv(size, 0 if block else DONT_WAIT)
+        except BlockingIOError:
+            return None
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        try:
+            return self._sock.recv_into(buffer, 0, DONT_WAIT)
+        except BlockingIOError:
+            return None
+
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        try:
+            if len(buffers) == 1 or not hasattr(self._sock, "sendmsg"):
+                return self._sock.send(buffers[0], DONT_WAIT)
+            return self._sock.sendmsg(buffers[:MOST_BUFFERS], (), DONT_WAIT)
+        except BlockingIOError:
+            return 0
+
+
+class TlsTransport(Transport):
+    """An SSLSocket whose handshake is done.
+
+    OpenSSL forbids two threads inside one SSL object, and either direction may want the other:
+    every call is made under one lock that is never held while waiting.
+    """
+
+    retractable = False  # OpenSSL has already made a record of what was offered
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        sock.setblocking(False)
+        self._tls = sock
+        self._lock = threading.Lock()  # guards the SSL object and the two flags
+        self._read_wants_write = False
+        self._write_wants_read = False
+
+    def receive(self, size: int, block: bool = False) -> bytes | None:
+        with self._lock:
+            self._read_wants_write = False
+            try:
+                return self._tls.recv(size)
+            except ssl.SSLWantReadError:
+                return None
+            except ssl.SSLWantWriteError:
+                self._read_wants_write = True
+                return None
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        with self._lock:
+            self._read_wants_write = False
+            try:
+                return self._tls.recv_into(buffer)
+            except ssl.SSLWantReadError:
+                return None
+            except ssl.SSLWantWriteError:
+                self._read_wants_write = True
+                return None
+
+    def send(self, buffers: Sequence[Buffer]) -> int:
+        record = _first_slice(buffers)
+        with self._lock:
+            self._write_wants_read = False
+            try:
+                return self._tls.send(record)
+            except ssl.SSLWantWriteError:
+                return 0
+            except ssl.SSLWantReadError:
+                self._write_wants_read = True
+                return 0
+
+    def wait(self, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
+        with self._lock:
+            if readable and self._tls.pending():  # decrypted already: the system knows nothing of it
+                return True, False
+            read_wants_write = readable and self._read_wants_write
+            write_wants_read = writable and self._write_wants_read
+        can_read, can_write = poll(
+            self._tls.fileno(), readable or write_wants_read, writable or read_wants_write, deadline
+        )
+        return (
+            readable and (can_read or read_wants_write and can_write),
+            writable and (can_write and not write_wants_read or write_wants_read and can_read),
+        )
+
+    def shutdown_write(self) -> None:
+        with self._lock:
+            try:
+                self._tls.unwrap()  # sends close_notify; the peer's is never waited for (RFC 8446, 6.1)
+            except (OSError, ValueError):
+                pass
+        super().shutdown_write()
+
+
+def make_transport(sock: socket.socket) -> Transport:
+    """Return the transport for a connected socket, over TLS if it is an SSLSocket."""
+    return TlsTransport(sock) if isinstance(sock, ssl.SSLSocket) else PlainTransport(sock)
+
+
+def poll(fileno: int, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
+    """Wait until a descriptor is ready; an error or a hang-up counts as ready for what was asked."""
+    left = deadline.left()
+    if not hasattr(select, "poll"):  # Windows
+        ready = select.select([fileno] if readable else [], [fileno] if writable else [], [], left)
+        return bool(ready[0]), bool(ready[1])
+    poller = select.poll()
+    poller.register(fileno, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0))
+    ready_events = poller.poll(None if left is None else left * 1000)
+    if not ready_events:
+        return False, False
+    events = ready_events[0][1]
+    broken = events & ~(select.POLLIN | select.POLLOUT)
+    return (
+        readable and bool(events & select.POLLIN or broken),
+        writable and bool(events & select.POLLOUT or broken),
+    )
+
+
+def shutdown(sock: socket.socket, how: int) -> None:
+    """Shut a socket down; SSLSocket's own method would drop its TLS state, which others may be using."""
+    try:
+        socket.socket.shutdown(sock, how)
+    except OSError:  # not connected any more
+        pass
+
+
+def _first_slice(buffers: Sequence[Buffer]) -> Buffer:
+    """Return the first 16 KiB of the buffers as one: always the same for the same buffers."""
+    first = buffers[0]
+    if len(first) >= SLICE or len(buffers) == 1:
+        return memoryview(first)[:SLICE]
+    parts, room = [], SLICE
+    for buffer in buffers:
+        parts.append(memoryview(buffer)[:room])
+        room -= len(parts[-1])
+        if not room:
+            break
+    return b"".join(parts)
