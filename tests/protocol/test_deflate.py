@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from websocketserver.exceptions import HandshakeError, ProtocolError
 from websocketserver.protocol.deflate import PerMessageDeflate
+from websocketserver.protocol.endpoint import Endpoint, Role
+from websocketserver.protocol.events import Event, Message
 from websocketserver.protocol.extensions import (
     RSV1,
     RSV2,
@@ -733,3 +735,110 @@ class TestAnySplit:
             assert error.close_code in (1007, 1009)
             return "refused"
         return message
+
+
+KEY = b"\x37\xfa\x21\x3d"
+
+
+class TestThroughFrames:
+    @given(
+        messages=MESSAGES, fragments=st.lists(st.floats(0, 1), max_size=4), reads=st.lists(st.floats(0, 1), max_size=9)
+    )
+    @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_any_split_into_fragments_and_reads(
+        self, frames: types.ModuleType, messages: list[bytes], fragments: list[float], reads: list[float]
+    ) -> None:
+        mine, theirs = pair("client_max_window_bits")
+        wire = b"".join(self.serialize(frames, theirs, message, fragments) for message in messages)
+        parser = frames.FrameParser(masked=True, rsv=RSV1)
+        received: list[bytes] = []
+        message, begun = b"", False
+        for data in cut(wire, reads):
+            parser.feed(data)
+            while (frame := parser.next_frame()) is not None:
+                if frame.opcode == frames.Opcode.PING:
+                    continue
+                if not begun:
+                    begun = mine.decoder.begin(frame.rsv)
+                fin = frame.fin and frame.complete
+                message += mine.decoder.decode(frame.payload, fin, 100_000 - len(message))
+                if fin:
+                    received.append(message)
+                    message, begun = b"", False
+        assert received == messages
+
+    def serialize(self, frames: types.ModuleType, codec: Codec, message: bytes, fragments: list[float]) -> bytes:
+        """The frames of one message, with a Ping between any two."""
+        parts = cut(encode(codec, message) or b"", fragments)
+        wire = frames.serialize(frames.Opcode.BINARY, parts[0], len(parts) == 1, RSV1, KEY)
+        for i, part in enumerate(parts[1:], 2):
+            wire += frames.serialize(frames.Opcode.PING, b"between", True, 0, KEY)
+            wire += frames.serialize(frames.Opcode.CONTINUATION, part, i == len(parts), 0, KEY)
+        return bytes(wire)
+
+
+class TestThroughEndpoints:
+    """What the checks of frames, text and size make of compressed messages."""
+
+    def receive(self, wire: bytes, codecs: list[Codec] | None = None, **options: Any) -> list[Event]:
+        agreed = [pair()[0]] if codecs is None else codecs
+        return Endpoint(Role.SERVER, new_key=lambda: KEY, codecs=agreed, **options).receive(wire)
+
+    def texts(self, events: list[Event]) -> list[str]:
+        """Text may come as bytes that have been checked."""
+        return [event[0] if isinstance(event[0], str) else event[0].decode() for event in events]
+
+    def fails(self, wire: bytes, close_code: int, codecs: list[Codec] | None = None, **options: Any) -> None:
+        for feed in (wire, wire + b"\x89\x80" + KEY):
+            with pytest.raises(ProtocolError) as caught:
+                self.receive(feed, codecs, **options)
+            assert caught.value.close_code == close_code
+
+    def frame(self, first_byte: int, payload: bytes) -> bytes:
+        masked = bytes(byte ^ KEY[i % 4] for i, byte in enumerate(payload))
+        assert len(payload) < 126
+        return bytes([first_byte, 0x80 | len(payload)]) + KEY + masked
+
+    HELLO = bytes.fromhex("f248cdc9c90700")
+
+    def test_endpoints_understand_each_other(self) -> None:
+        mine, theirs = pair()
+        server = Endpoint(Role.SERVER, new_key=lambda: KEY, codecs=[mine], fragment_size=100)
+        client = Endpoint(Role.CLIENT, new_key=lambda: KEY, codecs=[theirs], fragment_size=1)
+        for text in ("Hello", "", "naïve ☃" * 100, "Hello"):
+            assert self.texts(server.receive(client.send_message(text))) == [text]
+            assert self.texts(client.receive(server.send_message(text, compress=False))) == [text]
+            assert self.texts(client.receive(server.send_message(text))) == [text]
+
+    def test_control_frames_between_compressed_fragments(self) -> None:
+        wire = self.frame(0x41, self.HELLO[:3]) + self.frame(0x89, b"?") + self.frame(0x80, self.HELLO[3:])
+        assert self.texts(self.receive(wire)) == ["?", "Hello"]
+
+    @pytest.mark.parametrize("first_byte", [0xC8, 0xC9, 0xCA])
+    def test_compressed_control_frames_are_refused(self, first_byte: int) -> None:
+        self.fails(self.frame(first_byte, self.HELLO), 1002)
+
+    def test_a_compressed_continuation_is_refused(self) -> None:
+        self.fails(self.frame(0x41, self.HELLO[:3]) + self.frame(0xC0, self.HELLO[3:]), 1002)
+        self.fails(self.frame(0x01, b"Hel") + self.frame(0xC0, self.HELLO), 1002)
+
+    def test_compression_that_was_not_agreed_on_is_refused(self) -> None:
+        self.fails(self.frame(0xC1, self.HELLO), 1002, [])
+
+    @pytest.mark.parametrize("first_byte", [0xA1, 0x91, 0xE1, 0xD1])
+    def test_other_reserved_bits_are_refused(self, first_byte: int) -> None:
+        self.fails(self.frame(first_byte, self.HELLO), 1002)
+
+    def test_compressed_text_is_checked(self) -> None:
+        self.fails(self.frame(0xC1, encode(client(), b"\xce\xba\xff") or b""), 1007)
+        self.fails(self.frame(0xC1, encode(client(), b"\xce") or b""), 1007)
+
+    def test_a_corrupt_stream_is_refused(self) -> None:
+        self.fails(self.frame(0xC1, b"\x07"), 1007)
+        self.fails(self.frame(0xC2, self.HELLO[:-1]), 1007)
+
+    def test_the_limit_holds_over_fragments(self) -> None:
+        compressed = encode(client(), bytes(1000)) or b""
+        wire = self.frame(0x42, compressed[:5]) + self.frame(0x80, compressed[5:])
+        assert self.receive(wire, max_message_size=1000) == [Message(bytes(1000), False)]
+        self.fails(wire, 1009, max_message_size=999)

@@ -32,7 +32,6 @@ MIN_BITS = 9  # zlib makes no raw streams for a window of 8 bits, which RFC 7692
 TAIL = b"\x00\x00\xff\xff"
 # The tail, and a final block without content: together they end the stream, unless the message was cut short.
 END = TAIL + b"\x03\x00"
-EMPTY_MESSAGE = b"\x00"  # 7.2.3.6
 
 INPUT_CHUNK = 16 * 1024  # zlib copies what it could not take yet: this bounds the copy
 # By how much inflating may go beyond a limit before it is noticed; what Python allocates first, so that it need
@@ -257,8 +256,7 @@ class Compressor(Encoder):
         self._under_way = False
         if not self._take_over:
             self._stream = None
-        # A flush with nothing new to flush gives nothing: then the piece is an empty block, as EMPTY_MESSAGE.
-        return compressed[: -len(TAIL)] or EMPTY_MESSAGE
+        return compressed[: -len(TAIL)]
 
     def release(self) -> None:
         """Drop the compressor."""
