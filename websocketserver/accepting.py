@@ -1,0 +1,200 @@
+"""Accepting: what an accept loop needs to be woken, to wait out a shortage, and to turn somebody away.
+
+Each class is for the accepting thread but for what it says of others.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from .deadline import Deadline
+from .transport import poll
+
+__all__ = ["Backoff", "Deputy", "Refusals", "Threads", "Waker"]
+
+Order = TypeVar("Order")
+
+
+class Waker:
+    """A pair of sockets: whoever calls ``wake``, from any thread or signal handler, ends a wait for the other end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # so that nobody writes to a number that is somebody else's by now
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """End the wait that is under way, or else the next one. Never blocks."""
+        with self._lock, suppress(OSError):  # full: it will wake; closed: nobody waits
+            self._writer.send(b"\0")
+
+    def wait(self, seconds: float) -> None:
+        """Wait to be woken, so many seconds at most."""
+        poll(self._reader.fileno(), True, False, Deadline(seconds))
+
+    def drain(self) -> None:
+        """Forget that it was woken."""
+        with suppress(OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        """Give both descriptors back."""
+        with self._lock:
+            self._reader.close()
+            self._writer.close()
+
+
+class Backoff:
+    """How long to wait after accept() has failed: 10 ms, doubled each time up to a second."""
+
+    SHORTEST, LONGEST = 0.01, 1.0
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._until = 0.0
+
+    def failed(self) -> None:
+        """accept() has failed for want of something: wait, and longer than the last time."""
+        self._pause = min(max(self._pause * 2, self.SHORTEST), self.LONGEST)
+        self._until = time.monotonic() + self._pause
+
+    def succeeded(self) -> None:
+        """accept() works again."""
+        self._pause = self._until = 0.0
+
+    def left(self) -> float:
+        """Return the seconds left to wait, 0 if none."""
+        return max(0.0, self._until - time.monotonic()) if self._until else 0.0
+
+
+class Refusals:
+    """Sockets that got a refusal and are given a moment to read it: closed at once with the peer's request
+    unread, they would send a reset, which overtakes the answer."""
+
+    MOMENT = 1.0
+    MOST = 128
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, socket.socket]] = deque()
+
+    def add(self, sock: socket.socket, answer: bytes) -> None:
+        """Send the answer, as far as the socket takes it now, and close the socket in a moment. Never blocks."""
+        with suppress(OSError):
+            sock.setblocking(False)
+            if answer:
+                sock.send(answer)
+            sock.shutdown(socket.SHUT_WR)
+        self._waiting.append((time.monotonic() + self.MOMENT, sock))
+        if len(self._waiting) > self.MOST:
+            self._close_oldest()
+
+    def close_due(self) -> None:
+        """Close those that have waited for their moment."""
+        now = time.monotonic()
+        while self._waiting and self._waiting[0][0] <= now:
+            self._close_oldest()
+
+    def close_all(self) -> None:
+        """Close all."""
+        while self._waiting:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        _, sock = self._waiting.popleft()
+        with suppress(OSError):
+            sock.recv(1 << 16)
+        sock.close()
+
+
+class Threads:
+    """The threads of handlers. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards both; a signal handler may come back to it
+        self._threads: set[threading.Thread] = set()
+        self._ended: deque[threading.Thread] = deque()
+
+    def start(self, thread: threading.Thread) -> None:
+        """Start a thread and remember it; raises RuntimeError or MemoryError where no thread is to be had."""
+        self.reap()
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            with self._lock:
+                self._threads.discard(thread)
+            raise
+
+    def ending(self) -> None:
+        """The calling thread is about to end."""
+        with self._lock:
+            self._ended.append(threading.current_thread())
+
+    def reap(self) -> None:
+        """Forget those that have ended."""
+        with self._lock:
+            while self._ended and not self._ended[0].is_alive():
+                self._threads.discard(self._ended.popleft())
+
+    def join(self, deadline: Deadline, but: set[int | None]) -> None:
+        """Wait for all to end, but for the calling thread and those with these identifiers."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread() and thread.ident not in but:
+                thread.join(deadline.left())
+        self.reap()
+
+
+class Deputy(Generic[Order]):
+    """A thread that waits beside a serving thread which is inside a handler, for an order that this one cannot
+    carry out: ``begin`` it at once, and ``finish`` it unless the handler has ended so many seconds later.
+
+    Used as a context manager around the handler.
+    """
+
+    def __init__(self, begin: Callable[[Order], float | None], finish: Callable[[], None]) -> None:
+        self._begin = begin
+        self._finish = finish
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, daemon=True)
+
+    def order(self, order: Order) -> None:
+        """Give the order, from any thread or signal handler."""
+        self._orders.put(order)
+
+    def __enter__(self) -> Deputy[Order]:
+        assert self._thread is not None
+        try:
+            self._thread.start()
+        except (RuntimeError, MemoryError):  # none to be had: an order has to wait for the handler
+            self._thread = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._orders.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        order = self._orders.get()
+        while order is not None:
+            seconds = self._begin(order)
+            try:
+                order = self._orders.get(timeout=seconds)
+            except queue.Empty:
+                self._finish()
+                order = self._orders.get()

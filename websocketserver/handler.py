@@ -1,0 +1,346 @@
+"""WebSocketRequestHandler: a BaseHTTPRequestHandler whose connections may become WebSockets.
+
+Owns     the upgrade and the hooks. What comes before is httphandler.py's; the connection's life is
+         connection.py's. One thread runs the whole handler: every hook runs in it, one at a time.
+
+There is no ``__init__``: as in the standard library everything happens while the object is made,
+and SimpleHTTPRequestHandler, with an ``__init__`` of its own, may stand behind this class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from http.client import HTTPMessage
+from typing import ClassVar, NamedTuple
+
+from .connection import State, WebSocketConnection
+from .exceptions import ConnectionClosed, HandshakeError
+from .httphandler import StrictHTTPRequestHandler
+from .protocol.closecodes import MAX_REASON, CloseCode
+from .protocol.endpoint import Role
+from .protocol.events import Fragment, Message, Ping, Pong
+from .protocol.extensions import Codec, negotiate
+from .protocol.handshake import VERSIONS, Request, check_request, is_upgrade, response_fields, same_origin
+from .protocol.headers import ResponseHead, serialize_head
+from .settings import Settings
+from .streams import AfterUpgrade, Pace
+
+__all__ = ["WebSocketRequestHandler"]
+
+FAULTS = frozenset((1002, 1003, 1006, 1007, 1008, 1009, 1010))  # close codes that are worth a line in the log
+INTERRUPTED_TIMEOUT = 1.0  # seconds that a closing handshake may take when the program is being stopped
+
+
+class _Agreement(NamedTuple):
+    """What an opening handshake has come to."""
+
+    request: Request
+    settings: Settings
+    subprotocol: str | None
+    codecs: Sequence[Codec]
+    fields: list[tuple[str, str]]  # of the 101
+
+
+class WebSocketRequestHandler(StrictHTTPRequestHandler):
+    """Serve WebSocket connections and, with ``do_GET`` and the like, ordinary HTTP on the same port.
+
+    One object per connection; its attributes are yours. Configure by class attributes, extend by
+    overriding, in the order in which they are called:
+
+    - check_origin(origin), authorize(), select_subprotocol(offered), response_headers(): the handshake
+    - on_open()
+    - on_message(message) or on_fragment(fragment), on_ping(payload), on_pong(payload)
+    - on_close(code, reason): exactly once for each connection that was opened
+    - handle_websocket(): the loop that calls those of the third line; override it for one of your own
+
+    An exception in a hook goes to the server's ``handle_error`` and closes this connection with 1011;
+    a ConnectionClosed of this connection is a normal end.
+    """
+
+    # The connection's: see Settings.
+    max_message_size = Settings.max_message_size
+    max_frame_size = Settings.max_frame_size
+    max_fragments = Settings.max_fragments
+    max_queue_size = Settings.max_queue_size
+    fragment_size = Settings.fragment_size
+    compression = Settings.compression
+    extensions = Settings.extensions
+    ping_interval = Settings.ping_interval
+    ping_timeout = Settings.ping_timeout
+    send_timeout = Settings.send_timeout
+    close_timeout = Settings.close_timeout
+
+    #: The versions of the protocol that are served.
+    websocket_versions: ClassVar[Sequence[int]] = VERSIONS
+    #: Subprotocols that are served, in order of preference.
+    subprotocols: ClassVar[Sequence[str]] = ()
+    #: Origins that are allowed beside the server's own: strings ("https://example.org", "*" for any) and
+    #: compiled patterns that must match the whole origin; None for any.
+    allowed_origins: ClassVar[Sequence[str | re.Pattern[str]] | None] = ()
+
+    #: The connection, from on_open on.
+    websocket: WebSocketConnection
+
+    _upgraded = False
+    _ending: ConnectionClosed | None = None  # how the connection told us of its end
+
+    # The handshake
+
+    def handle_upgrade(self) -> None:
+        """Answer the request for an upgrade and, if the answer is 101, run the connection to its end."""
+        self.close_connection = True
+        self.protocol_version = "HTTP/1.1"  # there is no other way to answer an upgrade
+        with self._peer_faults():
+            agreement = self._agree()
+            if agreement is not None:
+                self._switch_protocols(agreement)
+        if self._upgraded:  # outside: the application's time-outs are its own
+            self._serve_websocket()
+
+    def check_origin(self, origin: str | None) -> bool:
+        """Return whether pages of this origin may connect; None where the client is not a browser.
+
+        By default: no origin, the server's own, and ``allowed_origins``.
+        """
+        allowed = self.allowed_origins
+        if isinstance(allowed, str):
+            raise TypeError("allowed_origins must be a sequence of origins, not one str")
+        if origin is None or allowed is None or same_origin(self._request.host, origin):
+            return True
+        return any(
+            entry in ("*", origin) if isinstance(entry, str) else entry.fullmatch(origin) is not None
+            for entry in allowed
+        )
+
+    def authorize(self) -> HTTPStatus | None:
+        """Return None to go on, or the status with which to refuse.
+
+        To refuse with more than a status, answer here (``send_error``, ``send_response``).
+        """
+        return None
+
+    def select_subprotocol(self, offered: Sequence[str]) -> str | None:
+        """Return one of the offered subprotocols, or None for none. By default the first of ``subprotocols``."""
+        return next((name for name in self.subprotocols if name in offered), None)
+
+    def response_headers(self) -> Iterable[tuple[str, str]] | Mapping[str, str]:
+        """Return headers to add to the 101, such as cookies."""
+        return ()
+
+    # The connection
+
+    def handle_websocket(self) -> None:
+        """Serve the connection; returns when it is over. Override it for a loop of your own.
+
+        Then only on_open and on_close are called for you; the connection is closed on return.
+        """
+        try:
+            while True:
+                event = self.websocket.next_event()
+                if isinstance(event, Message):
+                    self.on_message(event.data.decode() if event.text and isinstance(event.data, bytes) else event.data)
+                elif isinstance(event, Fragment):
+                    self.on_fragment(event)
+                elif isinstance(event, Ping):
+                    self.on_ping(event.payload)
+                elif isinstance(event, Pong):
+                    self.on_pong(event.payload)
+        except ConnectionClosed as error:
+            if not self._is_end(error):
+                raise
+
+    def on_open(self) -> None:
+        """Called first, when the connection is open."""
+
+    def on_message(self, message: str | bytes) -> None:
+        """Called with each message: str for text, bytes for binary."""
+
+    def on_fragment(self, fragment: Fragment) -> None:
+        """Called with each piece of a message, as it arrives, instead of on_message; only if overridden."""
+
+    def on_ping(self, payload: bytes) -> None:
+        """Called with each Ping, which has been answered already."""
+
+    def on_pong(self, payload: bytes) -> None:
+        """Called with each Pong."""
+
+    def on_close(self, code: int, reason: str) -> None:
+        """Called last, when the connection is over; 1005 for a Close without a code, 1006 for none at all."""
+
+    # Overridden of what is inherited
+
+    def finish(self) -> None:
+        """End the connection, within its close_timeout, or the HTTP stream."""
+        if self._upgraded:
+            self.websocket.close()
+        else:
+            super().finish()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """As inherited; once the connection is a WebSocket, close it with 1011 instead."""
+        if not self._upgraded:
+            super().send_error(code, message, explain)
+            return
+        self.log_error("code %d, message %s", code, message)
+        reason = (message or "").encode()[:MAX_REASON].decode(errors="ignore")
+        self.websocket.start_close(CloseCode.INTERNAL_ERROR, reason)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """As inherited; RuntimeError once the connection is a WebSocket."""
+        if self._upgraded:
+            raise RuntimeError("HTTP ended with the 101: use self.websocket.send(message) or .close(code, reason)")
+        super().send_response(code, message)
+
+    def _answer_request(self) -> None:
+        if is_upgrade(self._head):
+            self.handle_upgrade()
+        else:
+            super()._answer_request()
+
+    def _refuse_method(self) -> None:
+        if hasattr(self, "do_GET"):
+            super()._refuse_method()
+        elif self.command in ("GET", "HEAD"):
+            versions = ", ".join(map(str, self.websocket_versions))
+            headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": versions}
+            self._refuse(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket server", headers)
+        else:
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this is a WebSocket server", {"Allow": "GET"})
+
+    # The steps of the handshake
+
+    def _agree(self) -> _Agreement | None:
+        """Check the request and ask the hooks; None where the request was refused, with the answer sent."""
+        try:
+            agreement = self._negotiate()
+        except HandshakeError as error:
+            if not self._answered:
+                self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error), error.headers)
+            return None
+        except Exception as error:
+            if error is self._link.error:
+                raise
+            self._report()
+            if not self._answered:
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the application failed")
+            return None
+        if agreement is None and getattr(self, "_headers_buffer", None):
+            self.end_headers()  # of an answer that a hook has begun
+        return agreement
+
+    def _negotiate(self) -> _Agreement | None:
+        """Return what client and server agree on; None if a hook has answered. Raises HandshakeError to refuse."""
+        self._request = request = check_request(self._head, self.websocket_versions)
+        settings = Settings.of(self)
+        if not self.check_origin(request.origin):
+            raise HandshakeError(f"origin {request.origin} is not allowed", HTTPStatus.FORBIDDEN)
+        status = self.authorize()
+        if status is not None and not self._answered:
+            raise HandshakeError("the server does not accept this connection", _refusal(status))
+        subprotocol = None if self._answered else self.select_subprotocol(request.subprotocols)
+        extra = () if self._answered else self.response_headers()
+        if self._answered:
+            return None
+        extensions, codecs = negotiate(request.extensions, settings.all_extensions)
+        fields = response_fields(
+            request,
+            subprotocol=subprotocol,
+            extensions=extensions,
+            extra=extra.items() if isinstance(extra, Mapping) else extra,
+        )
+        return _Agreement(request, settings, subprotocol, codecs, fields)
+
+    def _switch_protocols(self, agreement: _Agreement) -> None:
+        """Send the 101 and make the connection; the bytes that came behind the request are its first input."""
+        self.log_request(HTTPStatus.SWITCHING_PROTOCOLS)
+        self._link.limit = Pace(self.timeout)
+        self.wfile.write(serialize_head("HTTP/1.1 101 Switching Protocols", agreement.fields))
+        self._reader.stop()
+        own_loop = self._overrides("handle_websocket")
+        self.websocket = WebSocketConnection(
+            self._take_socket(),
+            role=Role.SERVER,
+            settings=agreement.settings,
+            request=agreement.request,
+            response=_response_head(agreement.fields),
+            subprotocol=agreement.subprotocol,
+            codecs=agreement.codecs,
+            received=self.rfile.read(),
+            hooks=frozenset() if own_loop else frozenset(filter(self._has_hook, ("ping", "pong"))),
+            fragments=not own_loop and self._overrides("on_fragment"),
+        )
+        self._upgraded = True
+        self._accepted.upgrade(self.websocket)
+        self.rfile = AfterUpgrade("rfile", "recv()")  # type: ignore[assignment]
+        self.wfile = AfterUpgrade("wfile", "send(message)")  # type: ignore[assignment]
+
+    def _has_hook(self, name: str) -> bool:
+        return self._overrides("on_" + name)
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(WebSocketRequestHandler, name) or name in vars(self)
+
+    # The life of the connection
+
+    def _serve_websocket(self) -> None:
+        """Call the hooks, then close, then call on_close: on every path, also when the program is being stopped."""
+        code, timeout = CloseCode.GOING_AWAY, min(INTERRUPTED_TIMEOUT, self.close_timeout)
+        try:
+            code, timeout = self._converse(), self.close_timeout
+        finally:
+            try:
+                self.websocket.close(code, timeout=timeout)
+            finally:
+                self._say_goodbye()
+
+    def _converse(self) -> CloseCode:
+        """Call the hooks until the end; return the code to close with."""
+        try:
+            self.on_open()
+            self.handle_websocket()
+        except Exception as error:
+            if not self._is_end(error):
+                self._report()
+                return CloseCode.INTERNAL_ERROR
+        return CloseCode.NORMAL_CLOSURE
+
+    def _say_goodbye(self) -> None:
+        code = self.websocket.close_code or CloseCode.ABNORMAL_CLOSURE
+        if code in FAULTS:
+            self.log_error("WebSocket ended: %s", self._ending or code)
+        try:
+            self.on_close(code, self.websocket.close_reason or "")
+        except Exception as error:
+            if not self._is_end(error):
+                self._report()
+
+    def _is_end(self, error: Exception) -> bool:
+        """Return whether this only says that our own connection is over."""
+        if not isinstance(error, ConnectionClosed) or self.websocket.state is State.OPEN:
+            return False
+        self._ending = error
+        return True
+
+    def _report(self) -> None:
+        self.server.handle_error(self.request, self.client_address)
+
+
+def _refusal(status: int) -> int:
+    """Return the status of a refusal; TypeError or ValueError for what authorize() must not return."""
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"authorize() must return None or an HTTPStatus, not {status!r}")
+    if not 300 <= status <= 599:
+        raise ValueError(f"authorize() must return a status from 300 to 599, or None to go on, not {int(status)}")
+    return int(status)
+
+
+def _response_head(fields: Iterable[tuple[str, str]]) -> ResponseHead:
+    """Return the 101 as the connection shows it."""
+    headers = HTTPMessage()
+    by_name: dict[str, list[str]] = {}
+    for name, value in fields:
+        headers.set_raw(name, value)
+        by_name.setdefault(name.lower(), []).append(value)
+    return ResponseHead("HTTP/1.1", 101, "Switching Protocols", headers, by_name)

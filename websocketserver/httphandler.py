@@ -1,0 +1,289 @@
+"""The HTTP part of a handler: the standard library's, with a strict parser and limits that hold.
+
+Owns     the socket until its end or its upgrade: TLS, request heads, refusals, the end of the stream.
+Never    knows what a WebSocket is; handler.py does.
+
+A peer that breaks the rules, is too slow or leaves costs one line in the log and never a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler
+from typing import ClassVar
+
+from .deadline import Deadline
+from .exceptions import HandshakeError
+from .forwarded import UNIX, believed_addresses
+from .protocol.headers import read_request_head
+from .registry import Accepted, Registry
+from .streams import Link, Pace, SocketReader, SocketWriter
+
+__all__ = ["StrictHTTPRequestHandler"]
+
+MOST_LOGGED = 100  # characters of a request line that was refused
+
+
+class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
+    """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
+
+    Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
+    """
+
+    #: Seconds for TLS and the first request head, counted from accept, and for each further head from its first byte.
+    handshake_timeout: ClassVar[float | None] = 10
+    #: Seconds of waiting for the peer in bodies and answers, for every 64 KiB, and for the next request to begin.
+    timeout: ClassVar[float | None] = 30
+    #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
+    trusted_proxies: ClassVar[Sequence[str]] = ()
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile."""
+        registry = getattr(self.server, "registry", None)
+        known = registry.get(self.request) if isinstance(registry, Registry) else None
+        self._accepted = known or Accepted(self.request)
+        self._reset_request()
+        self._failed = False  # the TLS handshake: there is nobody to talk to
+        self._linger = False  # there may be unread input at the end
+        self._requests = 0
+        self.connection = self.request
+        self._link = Link(self.request, self._handshake_deadline())
+        self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
+        self._disable_nagle()
+        context = getattr(self.server, "ssl_context", None)
+        if context is not None and not isinstance(self.request, ssl.SSLSocket):
+            self._start_tls(context)
+        self._reader = SocketReader(self._link)
+        size = self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE
+        self.rfile = self._buffered = io.BufferedReader(self._reader, size)
+        self.wfile = SocketWriter(self._link)
+
+    def handle(self) -> None:
+        """Serve requests until the connection is to be closed."""
+        if not self._failed:
+            super().handle()
+
+    def finish(self) -> None:
+        """End the stream, and close the socket if it was made here."""
+        super().finish()
+        if not self._failed:
+            self._link.end(self._linger)
+        if self._owned is not None:
+            self._accepted.release()
+            self._owned.close()
+
+    # One request
+
+    def handle_one_request(self) -> None:
+        """Read one request and answer it."""
+        ready = False
+        with self._peer_faults():
+            ready = self._await_request() and self.parse_request()
+        if ready:
+            self._answer_request()
+        else:
+            self.close_connection = True
+
+    def parse_request(self) -> bool:
+        """Read and check one request head; False if there is none, or if it was refused and answered."""
+        self._reset_request()
+        try:
+            head = read_request_head(self._read_line)
+        except HandshakeError as error:
+            self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
+            return False
+        if head is None:
+            return False
+        self._head = head
+        self._requests += 1
+        self._link.limit = Pace(self.timeout)
+        self.requestline, self.command, self.path = head.request_line, head.method, head.target
+        self.request_version, self.headers = head.version, head.headers
+        self.close_connection = not self._keeps_alive()
+        if not self._accepted.begin_request():
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down", {"Retry-After": "5"})
+            return False
+        expects = self.headers.get("Expect", "").lower() == "100-continue"
+        return self.handle_expect_100() if expects and self.request_version >= "HTTP/1.1" else True
+
+    def handle_expect_100(self) -> bool:
+        """Tell the client to send its body (RFC 9110, 10.1.1); override to answer otherwise and return False."""
+        self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def send_response_only(self, code: int, message: str | None = None) -> None:
+        """As inherited; remembers that there is an answer."""
+        self._answered = True
+        super().send_response_only(code, message)
+
+    def _reset_request(self) -> None:
+        self.raw_requestline = b""
+        self.requestline, self.path = "", ""
+        self.command = ""
+        self.request_version = "HTTP/1.1"
+        self.headers = HTTPMessage()
+        self._answered = False  # an answer was begun
+        self._refused = False  # by us
+
+    def _await_request(self) -> bool:
+        """Wait for the first byte of the next request; False if none comes."""
+        self._accepted.await_request()
+        if self._requests == 0:
+            return True  # the deadline of the head counts from accept
+        self._link.limit = Deadline(self.timeout)
+        try:
+            if not self._buffered.peek(1):
+                return False
+        except TimeoutError:  # kept alive for long enough
+            return False
+        self._link.limit = Deadline(self.handshake_timeout)
+        return True
+
+    def _read_line(self, limit: int) -> bytes:
+        line = self.rfile.readline(limit)
+        if not self.raw_requestline:
+            self.raw_requestline = line
+        return line
+
+    def _keeps_alive(self) -> bool:
+        """Return whether another request may follow this one (RFC 9112, section 9.3)."""
+        if self.protocol_version < "HTTP/1.1":
+            return False
+        values = ",".join(self._head.fields.get("connection", ()))
+        options = {option.strip(" \t") for option in values.lower().split(",")}
+        return "close" not in options and (self.request_version >= "HTTP/1.1" or "keep-alive" in options)
+
+    def _answer_request(self) -> None:
+        with self._peer_faults():
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Call the do_... method for the request."""
+        method = getattr(self, "do_" + self.command, None)
+        if method is None:
+            self._refuse_method()
+            return
+        if self.path.startswith("//"):  # taken for another host by whoever is redirected there (CVE-2021-28861)
+            self.path = "/" + self.path.lstrip("/")
+        length = int(self._head.fields.get("content-length", ("0",))[0])
+        endless = "transfer-encoding" in self._head.fields
+        begin = self.rfile.tell()
+        self._linger = bool(length) or endless
+        method()
+        self.wfile.flush()
+        self._linger = endless or self.rfile.closed or self.rfile.tell() - begin < length
+        if self._linger:  # what was left of the body would be taken for the next request
+            self.close_connection = True
+
+    def _refuse_method(self) -> None:
+        self._refuse(HTTPStatus.NOT_IMPLEMENTED, f"method {self.command} is not served")
+
+    # Refusing
+
+    def _refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with a short text and end the connection; one line in the log."""
+        self.close_connection = True
+        self._linger = True
+        self._link.limit = Pace(self.timeout)
+        self.protocol_version = "HTTP/1.1"  # also for clients that take nothing else
+        self.log_error('"%s" %d %s', self._printable_request_line(), status, message)
+        self._refused = True
+        phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
+        body = f"{int(status)} {phrase}: {message}\n".encode()
+        fields = {
+            "Server": self.version_string(),
+            "Date": self.date_time_string(),
+            "Connection": "close",
+            "Content-Type": "text/plain; charset=utf-8",
+            "Content-Length": str(len(body)),
+            **(headers or {}),
+        }
+        if "Upgrade" in fields:
+            fields["Connection"] = "Upgrade, close"  # RFC 9110, 7.8
+        self.send_response_only(status, phrase)
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.close_connection = True
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _printable_request_line(self) -> str:
+        line = (self.requestline or self.raw_requestline.decode("latin-1")).rstrip("\r\n")
+        if len(line) > MOST_LOGGED:
+            line = line[:MOST_LOGGED] + "..."
+        return line.encode("ascii", "backslashreplace").decode() if line.isprintable() else ascii(line)[1:-1]
+
+    @contextlib.contextmanager
+    def _peer_faults(self) -> Iterator[None]:
+        """End the connection, with one line in the log, where the peer is too slow or gone.
+
+        Only errors of this socket count: the application's own go their way.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error is not self._link.error:
+                raise
+            self.close_connection = True
+            if self._refused:  # that was logged
+                return
+            if isinstance(error, TimeoutError):
+                self.log_error("Request timed out: %r", error)
+            else:
+                self.log_error("Connection lost: %s", error.strerror or error)
+
+    # Who is there
+
+    @property
+    def remote_addresses(self) -> list[str]:
+        """The addresses that the request came through, the client's first, as far as trusted_proxies may say so."""
+        address = self.client_address
+        peer = str(address[0]) if isinstance(address, tuple) else UNIX
+        return believed_addresses(peer, self.headers.get_all("X-Forwarded-For", []), self.trusted_proxies)
+
+    def address_string(self) -> str:
+        """Return the client's address, for the log."""
+        return self.remote_addresses[0]
+
+    # The socket
+
+    def _handshake_deadline(self) -> Deadline:
+        if self.handshake_timeout is None:
+            return Deadline(None)
+        return Deadline(self.handshake_timeout - (time.monotonic() - self._accepted.since))
+
+    def _disable_nagle(self) -> None:
+        if self.disable_nagle_algorithm:
+            with contextlib.suppress(OSError):  # not TCP, or gone
+                self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+
+    def _start_tls(self, context: ssl.SSLContext) -> None:
+        """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
+        try:
+            self._owned = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+            self.connection = self._owned
+            self._accepted.adopt(self._owned)
+            self._link.sock = self._owned
+            self._link.handshake()
+        except OSError as error:
+            self._failed = True
+            reason = getattr(error, "reason", None) or error.strerror or str(error)
+            self.log_error("TLS handshake failed: %s", "plain HTTP" if reason == "HTTP_REQUEST" else reason)
+
+    def _take_socket(self) -> socket.socket:
+        """Return the socket for good: whoever has it closes it, and the server finds nothing to close any more."""
+        if self._owned is None and not isinstance(self.request, ssl.SSLSocket):
+            request: socket.socket = self.request
+            self._owned = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
+            self.request = self.connection = self._link.sock = self._owned
+        taken: socket.socket = self.connection
+        return taken

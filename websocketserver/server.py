@@ -1,0 +1,393 @@
+"""Servers: socketserver's, with an accept loop that nothing stops and a shutdown that ends in time.
+
+Owns     the listening socket, the accept loop, the registry of what was accepted, and their end.
+Never    reads a client's byte in the accepting thread, nor waits there for a client.
+
+``serve_forever``, ``shutdown`` and ``server_close`` are our own: the standard library's poll, hang when
+called too early, and wait for handlers for ever. Everything else of socketserver's is in its usual place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import HTTPServer
+from types import EllipsisType
+from typing import Any, NamedTuple
+
+from .accepting import Backoff, Deputy, Refusals, Threads, Waker
+from .connection import State, WebSocketConnection
+from .deadline import Deadline
+from .exceptions import Close, ConnectionClosed
+from .handler import WebSocketRequestHandler
+from .protocol.closecodes import CloseCode, pack_close
+from .registry import Registry
+
+__all__ = ["ThreadingWebSocketServer", "WebSocketServer"]
+
+GRACE = 0.5  # seconds before a shutdown's deadline at which what remains is cut, so that it can end by then
+RETRY_AFTER = 5  # seconds that a refused client is told to wait
+TRANSIENT = frozenset(
+    getattr(errno, name)  # of one connection, gone before it was accepted (accept(2)): the next may be well
+    for name in ("ECONNABORTED", "EPROTO", "ECONNRESET", "EPERM", "EINTR", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH")
+    if hasattr(errno, name)
+)
+
+
+class _Stop(NamedTuple):
+    """A shutdown that was asked for; ``wait``: for the handlers to end, or only for the accept loop."""
+
+    close: Close
+    deadline: Deadline
+    wait: bool = True
+
+
+class WebSocketServer(HTTPServer):
+    """A server of WebSockets and HTTP that serves one client at a time, in the serving thread.
+
+    For all at once use ThreadingWebSocketServer.
+
+    ``server_address`` is (host, port). Port 0 takes a free one. Host "" or "::" means IPv6 and IPv4
+    where the system can, a host with a colon IPv6, any other IPv4, unless a subclass sets
+    ``address_family``. ``RequestHandlerClass`` is a WebSocketRequestHandler, or any callable that makes
+    one. With ``ssl_context`` (ssl.SSLContext) connections are TLS: the handler does the handshake.
+
+    Leaving the ``with`` block ends listener, connections and handlers within ``shutdown_timeout``.
+    """
+
+    request_queue_size = 128
+    allow_reuse_address = os.name == "posix"  # on Windows others could take the port over
+    #: Seconds for shutdown() and server_close(); None: no limit.
+    shutdown_timeout: float | None = 10
+    #: Connections at once; more are refused with 503. None: no limit.
+    max_connections: int | None = None
+    #: Whether server_close() waits for the handlers to end.
+    block_on_close = True
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[..., Any],
+        bind_and_activate: bool = True,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        _check_context(ssl_context, RequestHandlerClass)
+        self._choose_family(server_address)
+        self.ssl_context = ssl_context
+        self.registry = Registry()
+        self._waker = Waker()
+        self._refusals = Refusals()
+        self._backoff = Backoff()
+        self._deputy: Deputy[_Stop] | None = None
+        self._logged: dict[str, float] = {}  # when a line of each kind was written last
+        self._stop: _Stop | None = None  # asked for, and not done yet
+        self._serving: int | None = None  # the thread inside serve_forever or handle_request
+        self._stopped = threading.Event()  # nobody is
+        self._stopped.set()
+        self._close_at_end = False
+        super().__init__(server_address, RequestHandlerClass, bind_and_activate)
+
+    # For the caller
+
+    @property
+    def connections(self) -> list[WebSocketConnection]:
+        """The WebSocket connections there are: a list of the moment. Any thread."""
+        return self.registry.connections()
+
+    def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
+        """Send a message to all open connections, one after the other; return how many took it. Any thread.
+
+        A client that is gone is passed over, one that does not read is given up after its ``send_timeout``.
+        """
+        if not isinstance(message, (str, bytes, bytearray, memoryview)):
+            raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
+        count = 0
+        for connection in self.connections:
+            if connection.state is State.OPEN:
+                with suppress(ConnectionClosed, TimeoutError):
+                    connection.send(message)
+                    count += 1
+        return count
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until ``shutdown`` is called, or at once if it was called before; return when its work is done.
+
+        ``service_actions`` is called at least every ``poll_interval`` seconds.
+        """
+        self._begin_serving()
+        try:
+            with self._selector() as selector:
+                while self._stop is None:
+                    if pause := self._backoff.left():
+                        self._waker.wait(min(pause, poll_interval))
+                    elif self._is_ready(selector, poll_interval):
+                        self._handle_request_noblock()
+                    self._refusals.close_due()
+                    self.service_actions()
+        finally:
+            self._end_serving()
+
+    def handle_request(self) -> None:
+        """Serve one connection; or call ``handle_timeout`` after ``timeout`` seconds, or return when shut down."""
+        deadline = Deadline(self.socket.gettimeout() or None).sooner(self.timeout)
+        self._begin_serving()
+        try:
+            with self._selector() as selector:
+                while self._stop is None:
+                    if self._is_ready(selector, deadline.left()):
+                        return self._handle_request_noblock()
+                    if deadline.passed():
+                        return self.handle_timeout()
+        finally:
+            self._end_serving()
+
+    def shutdown(self, timeout: float | EllipsisType | None = ..., code: int = 1001, reason: str = "") -> None:
+        """Stop serving: close all connections with this code and reason, wait for the handlers, cut what remains.
+
+        All of it within ``timeout`` seconds (None: no limit; by default ``shutdown_timeout``). Any thread, any time,
+        also from a handler, which is not waited for, and from a signal handler. In the serving thread it returns at
+        once, and serve_forever does the work on its way out. Raises ValueError or TypeError for a code or reason
+        that may not be sent.
+        """
+        pack_close(code, reason)
+        self._shut_down(_Stop(Close(code, reason), Deadline(self.shutdown_timeout if timeout is ... else timeout)))
+
+    def server_close(self) -> None:
+        """End the listener, and all connections and handlers, within ``shutdown_timeout``."""
+        close = Close(CloseCode.GOING_AWAY)
+        self._close_at_end = True
+        self._shut_down(_Stop(close, Deadline(self.shutdown_timeout), wait=self.block_on_close))
+        if self._serving != threading.get_ident():
+            self._release()
+
+    # To be overridden, as in socketserver
+
+    def server_bind(self) -> None:
+        """Bind; ``server_name`` is the host as it was given: no name server is asked."""
+        host = self.server_address[0]
+        if self.address_family == socket.AF_INET6 and host in ("", "::"):
+            with suppress(OSError):  # then IPv6 alone
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socketserver.TCPServer.server_bind(self)
+        self.server_name = str(host)
+        self.server_port = int(self.server_address[1])
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection; return its socket, never wrapped, and its address, an IPv4 one as such."""
+        request, address = socket.socket.accept(self.socket)  # an SSLSocket's own would do the handshake here
+        if self.address_family == socket.AF_INET6 and address[0].startswith("::ffff:") and "." in address[0]:
+            address = (address[0][len("::ffff:") :], address[1])
+        return request, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve the connection here; while it lasts, a deputy closes it if the server is shut down."""
+        with Deputy(self._begin_closing, self.registry.cut) as deputy:
+            self._deputy = deputy
+            if (stop := self._stop) is not None:  # asked for before anybody knew of the deputy
+                deputy.order(stop)
+            try:
+                super().process_request(request, client_address)
+            finally:
+                self._deputy = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make the handler, which serves the connection."""
+        accepted = self.registry.get(request)
+        if accepted is not None:
+            accepted.thread = threading.get_ident()
+        super().finish_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the socket, unless it is a WebSocket connection's."""
+        self.registry.remove(request)
+        super().shutdown_request(request)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Write a line about the server itself to stderr."""
+        moment = time.strftime("%d/%b/%Y %H:%M:%S")
+        sys.stderr.write(f"{type(self).__name__} - - [{moment}] {format % args}\n")
+
+    # Accepting
+
+    def _choose_family(self, server_address: Any) -> None:
+        mro = type(self).__mro__
+        if any("address_family" in vars(kind) for kind in mro[: mro.index(WebSocketServer)]):
+            return
+        host = server_address[0]
+        if ":" in host or (host == "" and socket.has_dualstack_ipv6()):
+            self.address_family = socket.AF_INET6
+
+    def _selector(self) -> selectors.BaseSelector:
+        selector = selectors.PollSelector() if hasattr(selectors, "PollSelector") else selectors.SelectSelector()
+        selector.register(self, selectors.EVENT_READ)
+        selector.register(self._waker, selectors.EVENT_READ)
+        return selector
+
+    def _is_ready(self, selector: selectors.BaseSelector, timeout: float | None) -> bool:
+        """Wait for a connection; False if there is none in time, or when woken."""
+        ready = [key.fileobj for key, _ in selector.select(timeout)]
+        if self._waker in ready:
+            self._waker.drain()
+        return self in ready and self._stop is None
+
+    def _handle_request_noblock(self) -> None:
+        try:
+            request, client_address = self.get_request()
+        except OSError as error:
+            self._accept_failed(error)
+            return
+        self._backoff.succeeded()
+        if self.max_connections is not None and len(self.registry) >= self.max_connections:
+            self._refuse(request, f"max_connections ({self.max_connections}) reached")
+            return
+        try:
+            if self.verify_request(request, client_address):
+                self.registry.add(request)
+                self.process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+        except Exception:
+            self.handle_error(request, client_address)
+            self.shutdown_request(request)
+        except BaseException:
+            self.shutdown_request(request)
+            raise
+
+    def _accept_failed(self, error: OSError) -> None:
+        """Wait a while, or it would fail again at once; unless this says nothing about the next connection."""
+        if isinstance(error, BlockingIOError) or error.errno in TRANSIENT:
+            return
+        self._backoff.failed()
+        self._log_seldom("accept", "accepting fails, trying again: %s", error.strerror or error)
+
+    def _refuse(self, request: Any, why: str) -> None:
+        """Answer 503 without waiting for anything; over TLS, which cannot be spoken here, only close."""
+        body = f"503 Service Unavailable: {why}\n"
+        head = (
+            "HTTP/1.1 503 Service Unavailable",
+            "Connection: close",
+            "Content-Type: text/plain; charset=utf-8",
+            f"Content-Length: {len(body)}",
+            f"Retry-After: {RETRY_AFTER}",
+        )
+        answer = "\r\n".join((*head, "", body)).encode() if self.ssl_context is None else b""
+        self._refusals.add(request, answer)
+        self._log_seldom(why, "connections are refused: %s", why)
+
+    def _log_seldom(self, kind: str, format: str, *args: Any) -> None:
+        """Write one line a minute of each kind."""
+        now = time.monotonic()
+        if now - self._logged.get(kind, -60.0) >= 60:
+            self._logged[kind] = now
+            self.log_message(format, *args)
+
+    # The end
+
+    def _begin_serving(self) -> None:
+        self._stopped.clear()
+        self._serving = threading.get_ident()
+        if self._stop is None:
+            self.registry.reopen()
+        if self.socket.fileno() >= 0:
+            self.socket.setblocking(False)
+        if isinstance(self.socket, ssl.SSLSocket) and self.ssl_context is None:  # the idiom of the standard library
+            self.ssl_context = self.socket.context
+
+    def _end_serving(self) -> None:
+        """Do the work of a shutdown; handlers that wait in it themselves are waited for last."""
+        stop = self._stop
+        if stop is not None:
+            self._end_connections(stop, leaving=False)
+        self._stop = self._serving = None
+        self._stopped.set()
+        if stop is not None:
+            self._end_connections(stop)
+        if self._close_at_end:
+            self._release()
+
+    def _shut_down(self, stop: _Stop) -> None:
+        # On the serving thread nothing but this may happen: a signal handler may have interrupted it anywhere.
+        self._stop = stop
+        self._waker.wake()
+        if (deputy := self._deputy) is not None:
+            deputy.order(stop)
+        me = threading.get_ident()
+        if self._serving == me:
+            return
+        handler = self.registry.leave(me)
+        self._stopped.wait(stop.deadline.left())
+        self._end_connections(stop, leaving=not handler)
+
+    def _end_connections(self, stop: _Stop, *, leaving: bool = True) -> None:
+        """Close all, wait for the handlers (with leaving=False: but those that wait here themselves), cut the rest."""
+        seconds = self._begin_closing(stop)
+        if not stop.wait:
+            return
+        if not self.registry.wait(Deadline(seconds), leaving=leaving):
+            self.registry.cut()
+            self.registry.wait(stop.deadline, leaving=leaving)
+
+    def _begin_closing(self, stop: _Stop) -> float | None:
+        """Begin to close all; return after how many seconds what remains is to be cut."""
+        self.registry.start_closing(stop.close)
+        left = stop.deadline.left()
+        return None if left is None else max(left - GRACE, left / 2)
+
+    def _release(self) -> None:
+        """Close what the server itself has open."""
+        super().server_close()
+        self._refusals.close_all()
+        self._waker.close()
+
+
+class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
+    """A server of WebSockets and HTTP with a thread for each connection. Otherwise as WebSocketServer."""
+
+    daemon_threads = True
+    max_connections = 1000
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._handlers = Threads()
+        super().__init__(*args, **kwargs)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread that serves the connection; refuse it where there is none to be had."""
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=self.daemon_threads
+        )
+        try:
+            self._handlers.start(thread)
+        except (RuntimeError, MemoryError) as error:
+            self.registry.remove(request)
+            self._refuse(request, f"no thread to be had ({error})")
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """What each thread runs."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._handlers.ending()
+
+    def _end_connections(self, stop: _Stop, *, leaving: bool = True) -> None:
+        super()._end_connections(stop, leaving=leaving)
+        if stop.wait:
+            self._handlers.join(stop.deadline, set() if leaving else self.registry.leaving_threads())
+
+
+def _check_context(context: object, handler: object) -> None:
+    if context is None:
+        return
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {type(context).__name__}")
+    if isinstance(handler, type) and not issubclass(handler, WebSocketRequestHandler):
+        raise TypeError(f"ssl_context needs a WebSocketRequestHandler: {handler.__name__} would speak plain text")

@@ -1,0 +1,207 @@
+"""Streams: a socket while HTTP is spoken on it, as the files ``rfile`` and ``wfile`` (before a connection takes over).
+
+Owns     the time limit of whatever waits for the peer, and the memory of how the socket failed.
+Never    closes the socket, and is for one thread: this phase is blocking.
+
+A limit is a Deadline, for a whole request head, or a Pace, for bodies of any length. Both are
+limits on the whole: a peer that sends a byte now and then does not renew them.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .deadline import Deadline
+from .transport import shutdown
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["AfterUpgrade", "Link", "Pace", "SocketReader", "SocketWriter"]
+
+SLICE = 64 * 1024
+LINGER_SIZE = 1 << 20  # bytes of unread input that are read and forgotten so that an answer arrives
+LINGER_TIME = 2.0
+
+
+class Pace:
+    """At most so many seconds of waiting for every 64 KiB; None: no limit.
+
+    Only waiting counts, not what the application does between two reads.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._left = seconds
+        self._moved = 0
+
+    def left(self) -> float | None:
+        """Return how many seconds the next wait may last."""
+        return self._left
+
+    def count(self, waited: float, moved: int) -> None:
+        """Take account of one wait: its seconds, and the bytes it brought."""
+        self._moved += moved
+        if self._moved >= SLICE:
+            self._moved, self._left = 0, self._seconds
+        elif self._left is not None:
+            self._left = max(0.0, self._left - waited)
+
+
+class Link:
+    """A connected socket (or SSLSocket) under one time limit, which may be replaced at any time.
+
+    ``error`` is the exception with which the socket or the limit failed last: by it an error of the
+    peer's is told from one of the application's.
+    """
+
+    def __init__(self, sock: socket.socket, limit: Deadline | Pace) -> None:
+        self.sock = sock
+        self.limit = limit
+        self.error: OSError | None = None
+
+    def handshake(self) -> None:
+        """Do the TLS handshake of the server's side."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        try:
+            self._set_timeout()
+            self.sock.do_handshake()
+        except OSError as error:
+            self.error = error
+            raise
+
+    def receive_into(self, buffer: WriteableBuffer) -> int:
+        """Read what there is into the buffer, waiting for at least a byte; 0 at the end of the stream."""
+        began = time.monotonic()
+        try:
+            self._set_timeout()
+            received = self.sock.recv_into(buffer)
+        except OSError as error:
+            self.error = error
+            raise
+        self._count(began, received)
+        return received
+
+    def send(self, data: memoryview) -> None:
+        """Send all of it."""
+        while data:
+            began = time.monotonic()
+            try:
+                self._set_timeout()
+                sent = self.sock.send(data[:SLICE])
+            except OSError as error:
+                self.error = error
+                raise
+            self._count(began, sent)
+            data = data[sent:]
+
+    def end(self, linger: bool) -> None:
+        """End our half of the stream; with ``linger`` read and forget a bounded rest of the peer's. Never raises.
+
+        A socket that is closed with input unread sends a reset, which may overtake the answer
+        (RFC 9112, section 9.6).
+        """
+        if isinstance(self.sock, ssl.SSLSocket):
+            try:
+                self.sock.setblocking(False)
+                self.sock.unwrap()  # sends close_notify; the peer's is not waited for (RFC 8446, section 6.1)
+            except (OSError, ValueError):
+                pass
+        shutdown(self.sock, socket.SHUT_WR)
+        if linger and not isinstance(self.error, ConnectionError):
+            self._discard_rest()
+
+    def _discard_rest(self) -> None:
+        deadline, room = Deadline(LINGER_TIME), LINGER_SIZE
+        try:
+            while room > 0 and (left := deadline.left()):
+                self.sock.settimeout(left)
+                received = len(socket.socket.recv(self.sock, SLICE))  # under TLS too: nobody looks at it
+                if not received:
+                    return
+                room -= received
+        except OSError:
+            pass
+
+    def _set_timeout(self) -> None:
+        left = self.limit.left()
+        if left is not None and left <= 0:
+            raise TimeoutError("timed out")
+        self.sock.settimeout(left)
+
+    def _count(self, began: float, moved: int) -> None:
+        if isinstance(self.limit, Pace):
+            self.limit.count(time.monotonic() - began, moved)
+
+
+class SocketReader(io.RawIOBase):
+    """The raw stream under ``rfile``. ``tell`` counts what came; after ``stop`` the stream has ended."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._position = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Read nothing more from the socket: what is buffered above is the rest."""
+        self._stopped = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        if self._stopped:
+            return 0
+        received = self._link.receive_into(buffer)
+        self._position += received
+        return received
+
+    def tell(self) -> int:
+        return self._position
+
+    def fileno(self) -> int:
+        return self._link.sock.fileno()
+
+
+class SocketWriter(io.BufferedIOBase):
+    """``wfile``: nothing is kept back, and a write takes all."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        with memoryview(data) as view, view.cast("B") as octets:
+            self._link.send(octets)
+            return octets.nbytes
+
+    def fileno(self) -> int:
+        return self._link.sock.fileno()
+
+
+class AfterUpgrade:
+    """Stands for ``rfile`` and ``wfile`` once the socket is a WebSocket connection's: explains itself when used."""
+
+    closed = True
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._message = f"{name} ended with the HTTP part of the connection (101); use self.websocket.{instead}"
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(self._message)
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise RuntimeError(self._message)
