@@ -81,7 +81,7 @@ def byte_by_byte(data: bytes) -> RequestHead:
 
 def with_the_next_glued_on(data: bytes) -> RequestHead:
     behind = b"\x81\x85\r\n\r\n"
-    reader = io.BufferedReader(io.BytesIO(data + behind))  # type: ignore[arg-type]
+    reader = io.BufferedReader(io.BytesIO(data + behind))
     head = read_request_head(reader.readline)
     assert reader.read() == behind
     buffer = bytearray(data + behind)
@@ -98,7 +98,7 @@ three_ways = pytest.mark.parametrize("read", [whole, byte_by_byte, with_the_next
 
 
 def same(one: RequestHead, other: RequestHead) -> bool:
-    return one._replace(headers=None) == other._replace(headers=None) and one.headers.items() == other.headers.items()
+    return one._replace(headers=other.headers) == other and one.headers.items() == other.headers.items()
 
 
 def request(*lines: bytes, start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: localhost") -> bytes:
@@ -438,7 +438,7 @@ class TestResponse:
     @pytest.mark.parametrize("behind", [b"", b"\x81\x05hello\r\n"])
     def test_a_head_is_read_as_it_was_sent_and_not_a_byte_more(self, behind: bytes) -> None:
         data = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nX-A: 1\r\nx-a: 2\r\n\r\n"
-        reader = io.BufferedReader(io.BytesIO(data + behind))  # type: ignore[arg-type]
+        reader = io.BufferedReader(io.BytesIO(data + behind))
         head = read_response_head(reader.readline)
         assert (head.version, head.status, head.reason) == ("HTTP/1.1", 101, "Switching Protocols")
         assert head.headers.items() == [("Upgrade", "websocket"), ("X-A", "1"), ("x-a", "2")]
@@ -544,46 +544,39 @@ class TestGrammar:
     @pytest.mark.parametrize(
         "value",
         [
-            *(
-                "",
-                " ",
-                ",",
-                ";",
-                "a;",
-                "a; ",
-                "a;;x",
-                "a;=1",
-                "a; x=",
-                "a; x=,b",
-                "a x",
-                "a=1",
-                "a; x y",
-                "a; x=1 2",
-                "ä",
-            ),
-            *(
-                'a; x="',
-                'a; x="1',
-                'a; x=""',
-                'a; x="1 2"',
-                'a; x="a,b"',
-                'a; x="\\"',
-                'a; x="\\""',
-                'a; x="1"2',
-                '"a"',
-            ),
-            *(
-                "a; x='1",
-                "a; x==1",
-                "a; (x)",
-                "a\x00",
-                "a\r\n",
-                "a; x=\x0b1",
-                'a; x="1\r\n"',
-                'a; "x"',
-                "a/b",
-                "a; x=ä",
-            ),
+            "",
+            " ",
+            ",",
+            ";",
+            "a;",
+            "a; ",
+            "a;;x",
+            "a;=1",
+            "a; x=",
+            "a; x=,b",
+            "a x",
+            "a=1",
+            "a; x y",
+            "a; x=1 2",
+            "ä",
+            'a; x="',
+            'a; x="1',
+            'a; x=""',
+            'a; x="1 2"',
+            'a; x="a,b"',
+            'a; x="\\"',
+            'a; x="\\""',
+            'a; x="1"2',
+            '"a"',
+            "a; x==1",
+            "a; (x)",
+            "a\x00",
+            "a\r\n",
+            "a; x=\x0b1",
+            'a; x="1\r\n"',
+            'a; "x"',
+            "a/b",
+            "a; x=ä",
         ],
     )
     def test_malformed_extensions_are_refused(self, value: str) -> None:

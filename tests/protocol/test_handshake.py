@@ -1,0 +1,573 @@
+"""The opening handshake, both sides: RFC 6455, section 4."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from websocketserver.exceptions import HandshakeError
+from websocketserver.protocol.handshake import (
+    Request,
+    accept_key,
+    build_request,
+    check_request,
+    check_response,
+    host_field,
+    is_upgrade,
+    response_fields,
+    same_origin,
+)
+from websocketserver.protocol.headers import RequestHead, parse_request_head, read_response_head, serialize_head
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+TOKENS = st.from_regex(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", fullmatch=True)
+
+REQUEST = {
+    "Host": "localhost:8000",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def head(
+    changes: Mapping[str, str | None] | None = None,
+    *lines: str,
+    start: str = "GET /chat?room=1 HTTP/1.1",
+) -> RequestHead:
+    """Return the head of a good request with headers changed (None: left out) and lines added."""
+    fields = {**REQUEST, **(changes or {})}
+    kept = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return parse_request_head("\r\n".join([start, *kept, *lines, "", ""]).encode("latin-1"))
+
+
+def request(changes: Mapping[str, str | None] | None = None, *lines: str) -> Request:
+    return check_request(head(changes, *lines))
+
+
+def refusal(
+    changes: Mapping[str, str | None] | None = None, *lines: str, start: str = "GET / HTTP/1.1"
+) -> HandshakeError:
+    with pytest.raises(HandshakeError) as caught:
+        check_request(head(changes, *lines, start=start))
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+class TestRequest:
+    """RFC 6455, section 4.2.1."""
+
+    def test_a_good_request_is_read(self) -> None:
+        opened = request({"Origin": "http://localhost:8000", "Cookie": "a=1"})
+        assert (opened.method, opened.target) == ("GET", "/chat?room=1")
+        assert (opened.path, opened.query) == ("/chat", "room=1")
+        assert (opened.host, opened.origin) == ("localhost:8000", "http://localhost:8000")
+        assert (opened.version, opened.key) == (13, KEY)
+        assert (opened.subprotocols, opened.extensions, opened.cookies) == ([], [], {"a": "1"})
+        assert opened.headers["Host"] == "localhost:8000"
+
+    @pytest.mark.parametrize(
+        ("target", "path", "query"),
+        [
+            ("/", "/", ""),
+            ("/a%2Fb/../c;d", "/a%2Fb/../c;d", ""),
+            ("//evil//x?y", "//evil//x", "y"),
+            ("/?", "/", ""),
+            ("/a?b?c=http://d", "/a", "b?c=http://d"),
+            ("http://localhost/a?b", "/a", "b"),
+            ("ws://localhost:8000", "/", ""),
+            ("HTTPS://localhost?b", "/", "b"),
+        ],
+    )
+    def test_path_and_query_are_those_that_were_sent(self, target: str, path: str, query: str) -> None:
+        opened = check_request(head(start=f"GET {target} HTTP/1.1"))
+        assert (opened.target, opened.path, opened.query) == (target, path, query)
+
+    def test_the_host_of_an_absolute_target_counts(self) -> None:
+        assert check_request(head(start="GET http://example.com/ HTTP/1.1")).host == "example.com"
+
+    @pytest.mark.parametrize(
+        "target", ["*", "chat", "localhost:8000", "/a#b", "ftp://a/", "http://", "http://a@b/", "http:///a"]
+    )
+    def test_a_malformed_target_is_refused(self, target: str) -> None:
+        assert refusal(start=f"GET {target} HTTP/1.1").status == 400
+
+    @pytest.mark.parametrize("host", ["", ":8000"])
+    def test_an_empty_host_is_refused(self, host: str) -> None:
+        assert refusal({"Host": host}).status == 400
+
+    @pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "get"])
+    def test_other_methods_are_refused_with_405(self, method: str) -> None:
+        error = refusal(start=f"{method} / HTTP/1.1")
+        assert (error.status, error.headers) == (405, {"Allow": "GET"})
+
+    def test_http_1_0_is_refused_with_505(self) -> None:
+        assert refusal(start="GET / HTTP/1.0").status == 505
+
+    def test_a_body_is_refused(self) -> None:
+        assert refusal({"Content-Length": "5"}).status == 400
+        assert refusal({"Transfer-Encoding": "chunked"}).status == 400
+        assert request({"Content-Length": "0"}).key == KEY
+
+    @pytest.mark.parametrize(
+        "upgrade", ["websocket", "WebSocket", "h2c, WEBSOCKET", "websocket ,h2c", "a/1,,websocket"]
+    )
+    @pytest.mark.parametrize("connection", ["upgrade", "Upgrade", "keep-alive, Upgrade", "UPGRADE\t,close"])
+    def test_upgrade_and_connection_are_lists_in_any_case(self, upgrade: str, connection: str) -> None:
+        changed = head({"Upgrade": upgrade, "Connection": connection})
+        assert is_upgrade(changed)
+        assert check_request(changed).key == KEY
+
+    def test_upgrade_and_connection_may_be_several_headers(self) -> None:
+        changed = head({"Upgrade": "h2c", "Connection": "close"}, "upgrade: websocket", "connection: upgrade")
+        assert is_upgrade(changed)
+        assert check_request(changed).key == KEY
+
+    @pytest.mark.parametrize(
+        "upgrade", [None, "", "h2c", "websocket/13", "web socket", "websockets", '"websocket"', "\xa0websocket"]
+    )
+    def test_another_upgrade_is_refused_with_426(self, upgrade: str | None) -> None:
+        assert not is_upgrade(head({"Upgrade": upgrade}))
+        error = refusal({"Upgrade": upgrade})
+        assert (error.status, error.headers["Upgrade"], error.headers["Connection"]) == (426, "websocket", "Upgrade")
+
+    @pytest.mark.parametrize("connection", [None, "", "keep-alive", "close", "upgrade/1", "Upgrade-Insecure"])
+    def test_a_connection_without_upgrade_is_refused_with_426(self, connection: str | None) -> None:
+        assert is_upgrade(head({"Connection": connection}))
+        error = refusal({"Connection": connection})
+        assert (error.status, error.headers["Upgrade"]) == (426, "websocket")
+
+    def test_an_ordinary_request_is_no_upgrade(self) -> None:
+        assert not is_upgrade(head({"Upgrade": None, "Connection": "keep-alive"}))
+
+    @pytest.mark.parametrize(
+        "key", ["", "abc", KEY[:-1], KEY + "=", "a" * 24, "YWJj", KEY[:-2] + "ab", KEY.replace("G", "-")]
+    )
+    def test_a_key_other_than_base64_of_16_bytes_is_refused(self, key: str) -> None:
+        assert refusal({"Sec-WebSocket-Key": key}).status == 400
+
+    def test_no_key_is_refused(self) -> None:
+        assert refusal({"Sec-WebSocket-Key": None}).status == 400
+
+    @given(st.binary(min_size=16, max_size=16))
+    def test_every_key_of_16_bytes_is_accepted(self, nonce: bytes) -> None:
+        key = base64.b64encode(nonce).decode()
+        assert request({"Sec-WebSocket-Key": key}).key == key
+
+    @pytest.mark.parametrize("name", ["Sec-WebSocket-Key", "Sec-WebSocket-Version", "Origin"])
+    def test_what_is_singular_may_not_be_repeated(self, name: str) -> None:
+        value = REQUEST.get(name, "http://localhost")
+        error = refusal({name: value}, f"{name.lower()}: {value}")
+        assert error.status == 400
+        assert name in str(error)
+
+
+class TestVersions:
+    """RFC 6455, sections 4.2.1, 6, and 4.4; drafts hybi-08, hixie-75 and -76."""
+
+    def test_version_8_has_its_origin_elsewhere(self) -> None:
+        both = {"Origin": "http://a", "Sec-WebSocket-Origin": "http://b"}
+        assert request({"Sec-WebSocket-Version": "8", **both}).origin == "http://b"
+        assert request({"Sec-WebSocket-Version": "8"}).origin is None
+        assert request(both).origin == "http://a"
+        assert request({"Sec-WebSocket-Version": "8"}).version == 8
+
+    def test_version_8_may_not_repeat_its_origin(self) -> None:
+        changes = {"Sec-WebSocket-Version": "8", "Sec-WebSocket-Origin": "http://a"}
+        assert refusal(changes, "Sec-WebSocket-Origin: http://a").status == 400
+
+    @pytest.mark.parametrize("version", ["0", "7", "9", "12", "14", "255", None])
+    def test_other_versions_are_refused_with_426_naming_ours(self, version: str | None) -> None:
+        error = refusal({"Sec-WebSocket-Version": version})
+        assert error.status == 426
+        assert error.headers == {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13, 8"}
+
+    @pytest.mark.parametrize("version", ["", "13abc", "13, 8", "013", "+13", "13.0", "256", "1300", "\xb2", "x"])
+    def test_a_malformed_version_is_refused(self, version: str) -> None:
+        assert refusal({"Sec-WebSocket-Version": version}).status == 400
+
+    def test_only_the_versions_allowed_are_accepted(self) -> None:
+        assert check_request(head(), versions=(13,)).version == 13
+        with pytest.raises(HandshakeError) as caught:
+            check_request(head({"Sec-WebSocket-Version": "8"}), versions=(13,))
+        assert caught.value.status == 426
+        assert caught.value.headers["Sec-WebSocket-Version"] == "13"
+
+    def test_hixie_76_is_refused(self) -> None:
+        data = (
+            b"GET /demo HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\nSec-WebSocket-Protocol: sample\r\nUpgrade: WebSocket\r\n"
+            b"Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\nOrigin: http://example.com\r\n\r\n"
+        )
+        with pytest.raises(HandshakeError) as caught:
+            check_request(parse_request_head(data))
+        assert caught.value.status == 400
+
+    def test_hixie_75_is_refused(self) -> None:
+        assert refusal({"Sec-WebSocket-Version": None, "Sec-WebSocket-Key": None}).status == 400
+
+
+class TestOffers:
+    def test_subprotocols_are_read_in_order_and_case(self) -> None:
+        assert request({"Sec-WebSocket-Protocol": "chat, Superchat,,CHAT"}).subprotocols == [
+            "chat",
+            "Superchat",
+            "CHAT",
+        ]
+        assert request({"Sec-WebSocket-Protocol": "a"}, "sec-websocket-protocol: b, c").subprotocols == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("value", ["", ",", "a b", "a;b", "a/b", '"a"', "\xe4", "b" + " " * 4000 + "x"])
+    def test_malformed_subprotocols_are_refused(self, value: str) -> None:
+        assert refusal({"Sec-WebSocket-Protocol": value}).status == 400
+
+    def test_a_subprotocol_offered_twice_is_refused(self) -> None:
+        assert refusal({"Sec-WebSocket-Protocol": "a, b, a"}).status == 400
+        assert refusal({"Sec-WebSocket-Protocol": "a"}, "Sec-WebSocket-Protocol: a").status == 400
+
+    def test_extensions_are_read_in_order(self) -> None:
+        opened = request({"Sec-WebSocket-Extensions": "a; x=1, b"}, "Sec-WebSocket-Extensions: c; y")
+        assert opened.extensions == [("a", [("x", "1")]), ("b", []), ("c", [("y", None)])]
+
+    @pytest.mark.parametrize("value", ["", "a;", "a; x=", 'a; x="', "a b", 'a; x="' + "\\" * 4001])
+    def test_malformed_extensions_are_refused(self, value: str) -> None:
+        assert refusal({"Sec-WebSocket-Extensions": value}).status == 400
+
+    def test_a_header_is_never_made_of_two(self) -> None:
+        """What one header begins, the next must not end."""
+        assert refusal({"Sec-WebSocket-Extensions": 'a; x="1'}, 'Sec-WebSocket-Extensions: 2"').status == 400
+
+
+class TestCookies:
+    def test_malformed_cookies_break_nothing(self) -> None:
+        opened = request({"Cookie": 'a=1; b; =2; c d=3; e="4"; a=5; f=%zz; \xe4=6'})
+        assert opened.cookies == {"a": "1", "e": "4", "f": "%zz"}
+
+    def test_cookies_of_several_headers_are_read(self) -> None:
+        assert request({"Cookie": "a=1"}, "cookie: b=2").cookies == {"a": "1", "b": "2"}
+
+    def test_there_may_be_none(self) -> None:
+        assert request().cookies == {}
+
+
+class TestSameOrigin:
+    """RFC 6455, section 10.2."""
+
+    @pytest.mark.parametrize(
+        ("host", "origin"),
+        [
+            ("localhost:8000", "http://localhost:8000"),
+            ("example.com", "http://example.com"),
+            ("example.com", "https://example.com"),
+            ("example.com:80", "http://example.com"),
+            ("example.com:443", "https://example.com"),
+            ("example.com", "http://example.com:80"),
+            ("example.com", "https://example.com:443"),
+            ("EXAMPLE.com", "HTTP://example.COM"),
+            ("[::1]:8000", "http://[::1]:8000"),
+            ("[FE80::1]", "http://[fe80::1]"),
+            ("127.0.0.1:80", "http://127.0.0.1"),
+        ],
+    )
+    def test_same(self, host: str, origin: str) -> None:
+        assert same_origin(host, origin)
+
+    @pytest.mark.parametrize(
+        ("host", "origin"),
+        [
+            ("localhost:8000", "null"),
+            ("localhost:8000", ""),
+            ("localhost:8000", "http://localhost"),
+            ("localhost:8000", "http://localhost:8001"),
+            ("localhost:8000", "http://127.0.0.1:8000"),
+            ("localhost:8000", "localhost:8000"),
+            ("localhost:8000", "http://localhost:8000/"),
+            ("localhost:8000", "http://localhost:8000/x"),
+            ("localhost:8000", "http://evil@localhost:8000"),
+            ("localhost:8000", "http://localhost:8000@evil"),
+            ("localhost:8000", "http://localhost:8000 http://evil"),
+            ("localhost:8000", "http://evil http://localhost:8000"),
+            ("localhost:8000", "http://localhost:8000?http://evil"),
+            ("localhost:8000", "http://localhost:8000.evil"),
+            ("example.com", "http://example.com.evil"),
+            ("example.com", "http://evilexample.com"),
+            ("example.com", "http://a.example.com"),
+            ("example.com:443", "http://example.com"),
+            ("example.com:80", "https://example.com"),
+            ("example.com", "http://example.com:443"),
+            ("localhost", "chrome-extension://localhost"),
+            ("localhost", "file://localhost"),
+            ("", "http://"),
+            (":80", "http://:80"),
+            ("", "file://"),
+            ("a b", "http://a b"),
+            ("example.com:0", "http://example.com"),
+        ],
+    )
+    def test_foreign(self, host: str, origin: str) -> None:
+        assert not same_origin(host, origin)
+
+    @given(st.text(), st.text())
+    def test_any_text_is_compared(self, host: str, origin: str) -> None:
+        assert same_origin(host, origin) in (True, False)
+
+
+class TestAnswer:
+    """RFC 6455, section 4.2.2."""
+
+    def test_the_accept_key_is_that_of_the_rfc(self) -> None:
+        assert accept_key(KEY) == ACCEPT
+
+    def test_the_least_answer(self) -> None:
+        assert response_fields(request()) == [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", ACCEPT),
+        ]
+
+    def test_a_full_answer(self) -> None:
+        offered = request({"Sec-WebSocket-Protocol": "a, B"})
+        extra = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+        fields = response_fields(offered, subprotocol="B", extensions="x; y=1", extra=extra)
+        assert fields[3:] == [("Sec-WebSocket-Protocol", "B"), ("Sec-WebSocket-Extensions", "x; y=1"), *extra]
+
+    @pytest.mark.parametrize("subprotocol", ["c", "b", "", "a, B", "a\r\nX: 1"])
+    def test_a_subprotocol_that_was_not_offered_is_refused(self, subprotocol: str) -> None:
+        with pytest.raises(ValueError, match="offered: a, B"):
+            response_fields(request({"Sec-WebSocket-Protocol": "a, B"}), subprotocol=subprotocol)
+
+    def test_a_subprotocol_is_refused_where_none_was_offered(self) -> None:
+        with pytest.raises(ValueError, match="offered: none"):
+            response_fields(request(), subprotocol="a")
+
+    @pytest.mark.parametrize(
+        "name",
+        ["Upgrade", "connection", "Content-Length", "Transfer-Encoding", "Sec-WebSocket-Accept", "sec-websocket-x"],
+    )
+    def test_the_handshakes_own_headers_are_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=name):
+            response_fields(request(), extra=[(name, "0")])
+
+    @pytest.mark.parametrize("field", [("a b", "1"), ("X", "1\r\nUpgrade: h2c"), ("X", "\x00"), ("", "1"), ("X", "\n")])
+    def test_headers_that_may_not_be_sent_are_refused(self, field: tuple[str, str]) -> None:
+        with pytest.raises(ValueError, match="header"):
+            response_fields(request(), extra=[field])
+
+    def test_malformed_extensions_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="extension"):
+            response_fields(request(), extensions="a;\r\nX: 1")
+
+
+class TestBuildingARequest:
+    """RFC 6455, section 4.1, first list."""
+
+    def test_the_least_request(self) -> None:
+        assert build_request("localhost:8000", "/", KEY) == (
+            b"GET / HTTP/1.1\r\n"
+            b"Host: localhost:8000\r\n"
+            b"Upgrade: websocket\r\n"
+            b"Connection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n"
+            b"\r\n"
+        )
+
+    @pytest.mark.parametrize("version", [13, 8])
+    def test_a_full_request_is_what_a_server_reads(self, version: int) -> None:
+        data = build_request(
+            "[::1]:8000",
+            "/a?b",
+            KEY,
+            version=version,
+            origin="http://localhost",
+            subprotocols=["x", "Y"],
+            extensions="permessage-deflate; client_max_window_bits",
+            cookies={"c": "1", "d": "2"},
+            extra=[("X-Note", "\xe4"), ("Authorization", "Basic YTpi")],
+        )
+        opened = check_request(parse_request_head(data))
+        assert (opened.host, opened.target, opened.version, opened.key) == ("[::1]:8000", "/a?b", version, KEY)
+        assert (opened.origin, opened.subprotocols) == ("http://localhost", ["x", "Y"])
+        assert opened.extensions == [("permessage-deflate", [("client_max_window_bits", None)])]
+        assert opened.cookies == {"c": "1", "d": "2"}
+        assert (opened.headers["X-Note"], opened.headers["Authorization"]) == ("\xe4", "Basic YTpi")
+
+    def test_a_host_of_the_users_own_replaces_ours(self) -> None:
+        opened = check_request(
+            parse_request_head(build_request("localhost", "/", KEY, extra=[("host", "example.com")]))
+        )
+        assert opened.headers.get_all("Host") == ["example.com"]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"host": ""}, "host"),
+            ({"host": "a b"}, "host"),
+            ({"host": "::1"}, "host"),
+            ({"host": "a\r\nX: 1"}, "host"),
+            ({"extra": [("Host", "a"), ("host", "b")]}, "host"),
+            ({"extra": [("Host", "")]}, "host"),
+            ({"target": ""}, "target"),
+            ({"target": "chat"}, "target"),
+            ({"target": "/a b"}, "target"),
+            ({"target": "/a#b"}, "target"),
+            ({"target": "/\xe4"}, "target"),
+            ({"target": "/ HTTP/1.1\r\nX: 1"}, "target"),
+            ({"key": "abc"}, "key"),
+            ({"key": KEY + "\r\n"}, "key"),
+            ({"version": 7}, "version"),
+            ({"origin": "http://a\r\nX: 1"}, "Origin"),
+            ({"subprotocols": ["a b"]}, "subprotocol"),
+            ({"subprotocols": [""]}, "subprotocol"),
+            ({"subprotocols": ["a\r\n"]}, "subprotocol"),
+            ({"subprotocols": ["a", "b", "a"]}, "unique"),
+            ({"extensions": "a;"}, "extension"),
+            ({"extensions": "a\r\nX: 1"}, "extension"),
+            ({"cookies": {"a": "1\r\n"}}, "cookie"),
+            ({"cookies": {"a": "1"}, "extra": [("Cookie", "b=2")]}, "twice"),
+            ({"extra": [("X", "1\r\nY: 2")]}, "value of header X"),
+            ({"extra": [("X Y", "1")]}, "header name"),
+        ],
+    )
+    def test_what_may_not_be_sent_is_refused(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            build_request(**{"host": "localhost", "target": "/", "key": KEY, **changes})
+
+    @pytest.mark.parametrize(
+        "name", ["Upgrade", "connection", "Sec-WebSocket-Key", "SEC-WEBSOCKET-PROTOCOL", "Origin", "Content-Length"]
+    )
+    def test_the_handshakes_own_headers_are_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=name):
+            build_request("localhost", "/", KEY, extra=[(name, "0")])
+
+    @pytest.mark.parametrize(
+        "changes", [{"subprotocols": "chat"}, {"subprotocols": [1]}, {"extra": [("X", 1)]}, {"origin": 1}]
+    )
+    def test_other_types_are_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(TypeError):
+            build_request("localhost", "/", KEY, **changes)
+
+    @pytest.mark.parametrize(
+        ("host", "port", "secure", "field"),
+        [
+            ("localhost", 80, False, "localhost"),
+            ("localhost", 443, True, "localhost"),
+            ("localhost", 443, False, "localhost:443"),
+            ("localhost", 80, True, "localhost:80"),
+            ("127.0.0.1", 8000, False, "127.0.0.1:8000"),
+            ("::1", 8000, False, "[::1]:8000"),
+            ("::1", 80, False, "[::1]"),
+            ("[::1]", 8000, False, "[::1]:8000"),
+        ],
+    )
+    def test_the_host_header_brackets_ipv6_and_leaves_out_default_ports(
+        self, host: str, port: int, secure: bool, field: str
+    ) -> None:
+        assert host_field(host, port, secure) == field
+
+
+ANSWER = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": ACCEPT}
+
+
+def answer(
+    changes: Mapping[str, str | None] | None = None,
+    *extra: tuple[str, str],
+    start: str = "HTTP/1.1 101 Switching Protocols",
+    **asked: Any,
+) -> tuple[str | None, list[tuple[str, list[tuple[str, str | None]]]]]:
+    """Check a good answer with headers changed (None: left out) and added."""
+    fields = {**ANSWER, **(changes or {})}
+    data = serialize_head(start, [(name, value) for name, value in fields.items() if value is not None] + list(extra))
+    return check_response(read_response_head(io.BytesIO(data).readline), key=KEY, **asked)
+
+
+class TestCheckingAnAnswer:
+    """RFC 6455, section 4.1, second list."""
+
+    def test_the_least_answer_is_accepted(self) -> None:
+        assert answer() == (None, [])
+
+    def test_an_offered_subprotocol_and_extension_are_accepted(self) -> None:
+        changes = {"Sec-WebSocket-Protocol": "B", "Sec-WebSocket-Extensions": "x; y=1"}
+        assert answer(changes, subprotocols=["a", "B"], extensions="x; y, z") == ("B", [("x", [("y", "1")])])
+
+    def test_a_server_may_choose_none(self) -> None:
+        assert answer(subprotocols=["a"], extensions="x") == (None, [])
+
+    @pytest.mark.parametrize("changes", [{"Upgrade": "WebSocket"}, {"Connection": "keep-alive, UPGRADE"}])
+    def test_upgrade_and_connection_are_read_in_any_case(self, changes: dict[str, str]) -> None:
+        assert answer(changes) == (None, [])
+
+    @pytest.mark.parametrize(
+        ("changes", "extra", "message"),
+        [
+            ({"Upgrade": None}, [], "Upgrade"),
+            ({"Upgrade": "h2c"}, [], "Upgrade"),
+            ({"Upgrade": "websocket, h2c"}, [], "Upgrade"),
+            ({}, [("Upgrade", "websocket")], "Upgrade"),
+            ({"Connection": None}, [], "Connection"),
+            ({"Connection": "close"}, [], "Connection"),
+            ({"Sec-WebSocket-Accept": None}, [], "Sec-WebSocket-Accept"),
+            ({"Sec-WebSocket-Accept": ACCEPT.swapcase()}, [], "Sec-WebSocket-Accept"),
+            ({"Sec-WebSocket-Accept": accept_key(ACCEPT)}, [], "Sec-WebSocket-Accept"),
+            ({"Sec-WebSocket-Accept": KEY}, [], "Sec-WebSocket-Accept"),
+            ({}, [("sec-websocket-accept", ACCEPT)], "Sec-WebSocket-Accept"),
+            ({"Sec-WebSocket-Protocol": "c"}, [], "Sec-WebSocket-Protocol"),
+            ({"Sec-WebSocket-Protocol": "A"}, [], "Sec-WebSocket-Protocol"),
+            ({"Sec-WebSocket-Protocol": ""}, [], "Sec-WebSocket-Protocol"),
+            ({"Sec-WebSocket-Protocol": "a, b"}, [], "Sec-WebSocket-Protocol"),
+            ({"Sec-WebSocket-Protocol": "a"}, [("Sec-WebSocket-Protocol", "b")], "Sec-WebSocket-Protocol"),
+            ({"Sec-WebSocket-Extensions": ""}, [], "Sec-WebSocket-Extensions"),
+            ({"Sec-WebSocket-Extensions": "x;"}, [], "Sec-WebSocket-Extensions"),
+        ],
+    )
+    def test_another_answer_is_refused(self, changes: dict[str, Any], extra: Any, message: str) -> None:
+        with pytest.raises(HandshakeError, match=message) as caught:
+            answer(changes, *extra, subprotocols=["a", "b"], extensions="x")
+        assert caught.value.status == 101
+        assert "Upgrade" in caught.value.headers or changes == {"Upgrade": None}
+
+    def test_what_was_not_offered_is_refused(self) -> None:
+        with pytest.raises(HandshakeError, match="Protocol"):
+            answer({"Sec-WebSocket-Protocol": "a"})
+        with pytest.raises(HandshakeError, match="extension"):
+            answer({"Sec-WebSocket-Extensions": "x"})
+
+    def test_the_version_of_http_must_be_1_1(self) -> None:
+        with pytest.raises(HandshakeError, match=r"HTTP/1\.0"):
+            answer(start="HTTP/1.0 101 Switching Protocols")
+
+    @pytest.mark.parametrize(
+        ("start", "status", "message"),
+        [
+            ("HTTP/1.1 403 Forbidden", 403, "the server refused: 403 Forbidden"),
+            ("HTTP/1.0 200", 200, "the server refused: 200"),
+            ("HTTP/1.1 302 \x9b31m", 302, "the server refused: 302"),
+            ("HTTP/1.1 500 " + "a" * 5000, 500, "the server refused: 500 " + "a" * 100),
+        ],
+    )
+    def test_a_refusal_carries_status_and_headers(self, start: str, status: int, message: str) -> None:
+        with pytest.raises(HandshakeError) as caught:
+            answer(None, ("X-Why", "because"), start=start)
+        assert str(caught.value) == message
+        assert caught.value.status == status
+        assert caught.value.headers["X-Why"] == "because"
+
+
+@given(st.lists(TOKENS, unique=True, min_size=1), st.data())
+def test_both_sides_agree(subprotocols: list[str], data: st.DataObject) -> None:
+    asked = parse_request_head(build_request("localhost", "/", KEY, subprotocols=subprotocols, extensions="x; y"))
+    opened = check_request(asked)
+    assert opened.subprotocols == subprotocols
+    chosen = data.draw(st.none() | st.sampled_from(subprotocols))
+    fields = response_fields(opened, subprotocol=chosen, extensions="x")
+    head = read_response_head(io.BytesIO(serialize_head("HTTP/1.1 101 Switching Protocols", fields)).readline)
+    assert check_response(head, key=KEY, subprotocols=subprotocols, extensions="x; y") == (chosen, [("x", [])])
