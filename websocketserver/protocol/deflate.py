@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib as standard_zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ class PerMessageDeflate(Extension):
     level: int | None = None
     memory_level: int = 5
     release_after: float | None = 60
-    zlib: ModuleType = standard_zlib
+    zlib: ModuleType = field(default=standard_zlib, repr=False)
 
     def __post_init__(self) -> None:
         _check_int("server_max_window_bits", self.server_max_window_bits, MIN_BITS, MAX_BITS)
