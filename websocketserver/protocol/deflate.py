@@ -6,9 +6,9 @@ Never    tracks time: the connection says when it has been idle.
 
 Two choices shape this file. The decompressor lives no longer than a message: between two messages only the
 window is kept, as bytes, from which the next one starts. Thus an idle connection costs a window and no more,
-a final DEFLATE block needs no care of its own, and a stream of our own making ends each message, which shows
-that it was whole. And a compressor may be dropped between any two messages, because the peer cannot tell: it
-merely looks back less far.
+a final block of the peer's (7.2.3.4) is nothing special, and a final block of our own, behind each message,
+shows whether it was whole. And a compressor may be dropped between any two messages, because the peer cannot
+tell: the next one merely looks back less far.
 """
 
 from __future__ import annotations
