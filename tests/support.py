@@ -284,7 +284,7 @@ def pipe(
     from websocketserver.connection import WebSocketConnection
     from websocketserver.endpoint import Role
     from websocketserver.protocol.extensions import accept_answer, format_offers, negotiate
-    from websocketserver.protocol.headers import parse_extensions
+    from websocketserver.protocol.grammar import parse_extensions
     from websocketserver.settings import Settings
 
     client, server = client or Settings(), server or Settings()

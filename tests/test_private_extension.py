@@ -9,7 +9,7 @@ from websocketserver.exceptions import HandshakeError, ProtocolError
 from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.endpoint import Endpoint, Role
 from websocketserver.protocol.extensions import Extension, Params, accept_answer, format_offers, negotiate
-from websocketserver.protocol.headers import parse_extensions
+from websocketserver.protocol.grammar import parse_extensions
 
 from .program import Program
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from websocketserver.protocol.cookies import format_cookie, format_cookies, parse_cookies
-from websocketserver.protocol.headers import check_field
+from websocketserver.protocol.grammar import check_field
 
 NAMES = st.from_regex(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", fullmatch=True)
 VALUES = st.from_regex(r"[!#-+\--:<-\[\]-~]*", fullmatch=True)

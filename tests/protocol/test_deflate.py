@@ -29,7 +29,7 @@ from websocketserver.protocol.extensions import (
     format_offers,
     negotiate,
 )
-from websocketserver.protocol.headers import parse_extensions
+from websocketserver.protocol.grammar import parse_extensions
 
 NAME = "permessage-deflate"
 PLAIN = {"server_max_window_bits": 15, "client_max_window_bits": 15}

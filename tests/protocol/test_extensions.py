@@ -18,7 +18,7 @@ from websocketserver.protocol.extensions import (
     format_offers,
     negotiate,
 )
-from websocketserver.protocol.headers import parse_extensions
+from websocketserver.protocol.grammar import parse_extensions
 
 
 class Sample(Extension):

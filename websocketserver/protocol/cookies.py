@@ -1,6 +1,6 @@
 """Cookies: what a Cookie header says, and what a Set-Cookie header may say (RFC 6265, section 4).
 
-Imports  headers. Values in, values out.
+Imports  grammar. Values in, values out.
 Never    lets a malformed cookie break a request: those are passed over. What we set ourselves is checked strictly.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from email.utils import format_datetime
 
-from .headers import is_token
+from .grammar import is_token
 
 __all__ = ["format_cookie", "format_cookies", "parse_cookies"]
 

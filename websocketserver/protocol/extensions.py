@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..exceptions import HandshakeError
-from .headers import format_extension
+from .grammar import format_extension
 
 __all__ = [
     "RSV1",

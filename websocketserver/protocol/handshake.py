@@ -1,7 +1,7 @@
 """The opening handshake, both sides, versions 13 and 8 (RFC 6455, section 4).
 
 Owns     what a request and its answer must say, and writing both; same-origin comparison.
-Imports  exceptions, headers, cookies. Pure functions: the random key comes in as an argument.
+Imports  exceptions, grammar, headers, cookies. Pure functions: the random key comes in as an argument.
 Never    decides what an application decides: origin policy, subprotocol, extensions.
 
 Version 8 is draft hybi-08: the same on the wire, but its origin is in Sec-WebSocket-Origin.
@@ -20,18 +20,8 @@ from typing import cast
 
 from ..exceptions import HandshakeError
 from .cookies import format_cookies, parse_cookies
-from .headers import (
-    Extensions,
-    HeadError,
-    RequestHead,
-    ResponseHead,
-    check_field,
-    is_token,
-    parse_extensions,
-    parse_host,
-    serialize_head,
-    tokens,
-)
+from .grammar import Extensions, check_field, is_token, parse_extensions, parse_host, tokens
+from .headers import HeadError, RequestHead, ResponseHead, serialize_head
 
 __all__ = [
     "VERSIONS",

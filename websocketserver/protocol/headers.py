@@ -1,8 +1,7 @@
-"""HTTP heads: one strict, bounded, linear parser for requests and responses, and the grammar of header values.
+"""HTTP heads: one strict, bounded, linear parser for requests and responses.
 
-Owns     the request line, the status line and header lines (RFC 9112, sections 2 to 6), and what RFC 6455 needs of
-         header values: tokens, lists, extensions with parameters.
-Imports  exceptions. No I/O of its own: bytes, or a blocking ``readline``, come in as arguments.
+Owns     the request line, the status line and header lines, and the size of a head (RFC 9112, sections 2 to 6).
+Imports  exceptions, grammar. No I/O of its own: bytes, or a blocking ``readline``, come in as arguments.
 Never    repairs: a head is taken exactly as it was sent, or refused. Nothing is lost, folded or invented.
 
 The standard library's parser takes a bare CR for a line end and drops every header behind a line that it does not
@@ -19,26 +18,20 @@ from http.client import HTTPMessage
 from typing import NamedTuple
 
 from ..exceptions import HandshakeError
+from .grammar import TOKEN, has_control, is_token, parse_host
 
 __all__ = [
     "MAX_HEAD",
     "MAX_HEADERS",
     "MAX_LINE",
-    "Extensions",
     "HeadError",
     "RequestHead",
     "RequestParser",
     "ResponseHead",
-    "check_field",
-    "format_extension",
-    "is_token",
-    "parse_extensions",
-    "parse_host",
     "parse_request_head",
     "read_request_head",
     "read_response_head",
     "serialize_head",
-    "tokens",
 ]
 
 MAX_LINE = 8192  # bytes of one line with its CRLF
@@ -49,18 +42,11 @@ MAX_INTERIM = 10  # interim responses (1xx) ahead of the real one
 ReadLine = Callable[[int], bytes]
 Fields = dict[str, list[str]]
 _Start = tuple[str, str, str, str]  # method, target, version and the whole request line
-Extensions = list[tuple[str, list[tuple[str, "str | None"]]]]
 
 # No two neighbouring repeats of a pattern match the same character: there is nothing to backtrack into.
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
-_match_token = re.compile(_TOKEN).fullmatch
-_match_request_line = re.compile(rf"({_TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n".encode()).fullmatch  # RFC 9112, 3
-_match_simple_request = re.compile(rf"{_TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
+_match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n".encode()).fullmatch  # RFC 9112, 3
+_match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
-_match_host = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~%-]*)(?::([0-9]{0,5}))?").fullmatch  # RFC 9110, 7.2
-_match_name = re.compile(rf"[ \t]*({_TOKEN})?[ \t]*").match  # of one element of a list
-_match_param = re.compile(rf';[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"))?[ \t]*').match
-_CONTROLS = bytes(code for code in range(32) if code != 9) + b"\x7f"  # RFC 9110, 5.5: all but HTAB
 _COMMON_NAMES = {  # what nearly every request has: neither checked nor decoded each time
     name.encode(): (name, name.lower())
     for name in (
@@ -220,7 +206,7 @@ class _HeaderLines:
     def __init__(self, left: int) -> None:
         self.headers = HTTPMessage()
         self.fields: Fields = {}
-        self.room = min(MAX_LINE, left)
+        self.room = MAX_LINE
         self._left = left
         self._count = 0
 
@@ -244,13 +230,13 @@ class _HeaderLines:
     def _add(self, line: bytes) -> None:
         raw_name, colon, rest = line.partition(b":")
         raw_value = rest[:-2].strip(b" \t")  # RFC 9112, 5.1: blanks around a value are not part of it
-        if not colon or len(raw_value.translate(None, _CONTROLS)) != len(raw_value):
+        if not colon or has_control(raw_value):
             raise _malformed(line, self._count)
         if (common := _COMMON_NAMES.get(raw_name)) is not None:
             name, key = common
         else:
             name = raw_name.decode("latin-1")
-            if not _match_token(name):
+            if not is_token(name):
                 raise _malformed(line, self._count)
             key = name.lower()
         value = raw_value.decode("latin-1")
@@ -283,7 +269,7 @@ def _malformed(line: bytes, number: int) -> HeadError:
         fault = "has no colon"
     elif name[-1:] in (b" ", b"\t"):
         fault = "has a blank before its colon"  # RFC 9112, 5.1
-    elif not _match_token(name.decode("latin-1")):
+    elif not is_token(name.decode("latin-1")):
         fault = "has a name that is not a token"  # RFC 9110, 5.1
     else:
         fault = "has a control character in its value"  # RFC 9110, 5.5
@@ -329,99 +315,7 @@ def _check_framing(version: str, fields: Fields) -> None:
         raise HeadError("Transfer-Encoding other than chunked")
 
 
-# The grammar of values
-
-
-def is_token(value: str) -> bool:
-    """Return whether this is a token (RFC 9110, section 5.6.2): the form of names, methods and subprotocols."""
-    return _match_token(value) is not None
-
-
-def tokens(value: str) -> list[str]:
-    """Return the tokens of a comma-separated list, at least one; raises ValueError where it is anything else."""
-    items = [item for part in value.split(",") if (item := part.strip(" \t"))]  # RFC 9110, 5.6.1.2
-    if not items:
-        raise ValueError("empty list")
-    for item in items:
-        if not _match_token(item):
-            raise ValueError("list with an element that is not a token")
-    return items
-
-
-def parse_host(value: str) -> tuple[str, int | None] | None:
-    """Return (host in lower case, port or None) of a Host header's value; None if it is malformed.
-
-    An IPv6 address keeps its brackets. The host may be empty (RFC 9110, section 7.2).
-    """
-    match = _match_host(value)
-    if match is None:
-        return None
-    host, digits = match.groups()
-    port = int(digits) if digits else None
-    return None if port is not None and port > 65535 else (host.lower(), port)
-
-
-def parse_extensions(value: str) -> Extensions:
-    """Return what a Sec-WebSocket-Extensions header says: [(name, [(parameter, value or None), ...]), ...].
-
-    In order, duplicates kept, quoted values unquoted. Raises ValueError where RFC 6455, section 9.1, is violated.
-    """
-    extensions: Extensions = []
-    position = 0
-    while position <= len(value):
-        element = _match_name(value, position)
-        assert element is not None
-        position = element.end()
-        if element[1] is not None:  # RFC 9110, 5.6.1.2: empty elements are passed over
-            params: list[tuple[str, str | None]] = []
-            while (param := _match_param(value, position)) is not None:
-                params.append((param[1], param[2] if param[3] is None else _unquote(param[3])))
-                position = param.end()
-            extensions.append((element[1], params))
-        if position < len(value) and value[position] != ",":
-            raise ValueError(f"malformed list of extensions at character {position + 1}")
-        position += 1
-    if not extensions:
-        raise ValueError("empty list of extensions")
-    return extensions
-
-
-def _unquote(quoted: str) -> str:
-    value = re.sub(r"\\(.)", r"\1", quoted)
-    if not _match_token(value):
-        raise ValueError("extension parameter with a quoted value that is not a token")  # RFC 6455, 9.1
-    return value
-
-
-def format_extension(name: str, params: Iterable[tuple[str, str | None]] = ()) -> str:
-    """Return one extension as an element of Sec-WebSocket-Extensions; raises ValueError for anything but tokens."""
-    parts = [name]
-    for key, value in params:
-        parts.append(key if value is None else f"{key}={value}")
-        if not is_token(key) or not (value is None or is_token(value)):
-            raise ValueError(f"parameter {key!r}={value!r} of extension {name!r}: name and value must be tokens")
-    if not is_token(name):
-        raise ValueError(f"name of an extension must be a token, not {name!r}")
-    return "; ".join(parts)
-
-
 # Writing a head
-
-
-def check_field(name: str, value: str) -> None:
-    """Raise ValueError (TypeError for other types than str) unless this may be sent as a header (RFC 9110, 5)."""
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"header name and value must be str, not {type(name).__name__} and {type(value).__name__}")
-    if not is_token(name):
-        raise ValueError(f"header name must be a token (letters, digits, hyphens), not {name!r}")
-    try:
-        raw = value.encode("latin-1")
-    except UnicodeEncodeError:
-        raise ValueError(f"value of header {name} must be Latin-1; encode other characters") from None
-    if len(raw.translate(None, _CONTROLS)) != len(raw):
-        raise ValueError(f"value of header {name} must not contain control characters")
-    if raw != raw.strip(b" \t"):
-        raise ValueError(f"value of header {name} must not begin or end with a blank")
 
 
 def serialize_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
