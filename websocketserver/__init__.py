@@ -1,11 +1,78 @@
 """A blocking, threaded WebSocket library shaped like socketserver and http.server.
 
-    from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
 
-    class Echo(WebSocketRequestHandler):
-        def on_message(self, message):          # str for text, bytes for binary
-            self.websocket.send(message)
+class Echo(WebSocketRequestHandler):
+    def on_message(self, message):          # str for text, bytes for binary
+        self.websocket.send(message)
 
-    with ThreadingWebSocketServer(("", 8000), Echo) as server:
-        server.serve_forever()
+with ThreadingWebSocketServer(("", 8000), Echo) as server:
+    server.serve_forever()
 """
+
+import socket as _socket
+
+from .client import WebSocketClient
+from .connection import Role, State, Stats, WebSocketConnection
+from .exceptions import (
+    Close,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    HandshakeError,
+    ProtocolError,
+    WebSocketError,
+)
+from .handler import WebSocketRequestHandler
+from .pings import PingWaiter
+from .protocol.closecodes import CloseCode
+from .protocol.cookies import format_cookie
+from .protocol.deflate import PerMessageDeflate
+from .protocol.endpoint import Endpoint
+from .protocol.events import Closed, Fragment, Message, Ping, Pong
+from .protocol.extensions import Codec, Decoder, Encoder, Extension
+from .protocol.frames import Frame, FrameParser, Opcode, serialize
+from .protocol.handshake import Request
+from .server import ThreadingWebSocketServer, WebSocketServer
+from .settings import Settings
+
+__all__ = [
+    "Close",
+    "CloseCode",
+    "Closed",
+    "Codec",
+    "ConnectionClosed",
+    "ConnectionClosedOK",
+    "Decoder",
+    "Encoder",
+    "Endpoint",
+    "Extension",
+    "Fragment",
+    "Frame",
+    "FrameParser",
+    "HandshakeError",
+    "Message",
+    "Opcode",
+    "PerMessageDeflate",
+    "Ping",
+    "PingWaiter",
+    "Pong",
+    "ProtocolError",
+    "Request",
+    "Role",
+    "Settings",
+    "State",
+    "Stats",
+    "ThreadingWebSocketServer",
+    "WebSocketClient",
+    "WebSocketConnection",
+    "WebSocketError",
+    "WebSocketRequestHandler",
+    "WebSocketServer",
+    "format_cookie",
+    "serialize",
+]
+
+if hasattr(_socket, "AF_UNIX"):
+    from .unixserver import ThreadingUnixWebSocketServer, UnixWebSocketServer
+
+    __all__ += ["ThreadingUnixWebSocketServer", "UnixWebSocketServer"]

@@ -20,18 +20,17 @@ from .keepalive import Heartbeat, timer
 from .output import PING, PONG, Broken
 from .pings import Pings, PingWaiter
 from .protocol.endpoint import Buffer, Receiver, Role, Sender
-from .protocol.events import Event, Message, Pong
+from .protocol.events import AppEvent, Message, Pong
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead
-from .pump import READS_PER_VISIT
 from .settings import Settings
 from .transport import make_transport
 
 __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
 
 UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
-AGAIN = 0.02  # seconds after which it comes again where it found something
+AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
 
 
@@ -105,7 +104,8 @@ class WebSocketConnection(Channel):
         now = time.monotonic()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
         self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
-        self._quiet_since = now  # when the timer last saw traffic; this and the next are the timer's
+        self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
+        self._quiet_since = now  # when it last saw traffic
         self._traffic = 0
         if received:
             receiver.feed(received)
@@ -135,7 +135,7 @@ class WebSocketConnection(Channel):
         except ConnectionClosedOK:
             return
 
-    def next_event(self, timeout: float | None = None) -> Event:
+    def next_event(self, timeout: float | None = None) -> AppEvent:
         """Return the next Message, or one of the other events asked for at the beginning, in wire order.
 
         Waits and raises as ``recv``.
@@ -196,7 +196,10 @@ class WebSocketConnection(Channel):
         return waiter
 
     def pong(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> None:
-        """Send an unsolicited Pong (RFC 6455, section 5.5.3). Pings are answered without it. Waits and raises as ``send``."""
+        """Send an unsolicited Pong (RFC 6455, section 5.5.3); every Ping is answered without it.
+
+        Waits and raises as ``send``.
+        """
         self._send_control(PONG, _control_payload(payload), timeout)
 
     def _send_control(self, opcode: int, payload: bytes, timeout: float | None) -> None:
@@ -275,7 +278,8 @@ class WebSocketConnection(Channel):
         """Whether the connection is OPEN, CLOSING or CLOSED."""
         if self._over:
             return State.CLOSED
-        return State.CLOSING if self._sent is not None or self._input_over else State.OPEN
+        closing = self._sent is not None or self._input_over or self._output.broken
+        return State.CLOSING if closing else State.OPEN
 
     @property
     def close_code(self) -> int | None:
@@ -294,9 +298,7 @@ class WebSocketConnection(Channel):
     @property
     def stats(self) -> Stats:
         """Counters so far (Stats)."""
-        return Stats(
-            self._bytes_received, self._output.bytes_sent, self._messages_received, self._messages_sent
-        )
+        return Stats(self._bytes_received, self._output.bytes_sent, self._messages_received, self._messages_sent)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once closed: for waiting, not for reading or writing."""
@@ -325,13 +327,14 @@ class WebSocketConnection(Channel):
     def visit(self, now: float) -> float | None:
         """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
         reads = self._attend()
+        self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
         if self._over:
             return None
         if self._cut_at is not None:
             if now >= self._cut_at or self._eof and not self._output.waits:
                 self._cut("the closing handshake did not end in time")
                 return None
-            return min(self._cut_at, now + UNATTENDED)
+            return min(self._cut_at, now + self._pause)
         progress = self._bytes_received + self._output.bytes_sent
         if self._heartbeat.dead(now, progress, stands=self._full()):
             self._fail(1011, f"no answer to a Ping within {self._heartbeat.timeout:g} seconds")
@@ -344,13 +347,12 @@ class WebSocketConnection(Channel):
                 self._output.queue_locked(PING, waiter.payload)
             self._flush()
         self._release_windows(now, progress)
-        if reads:
-            return now if reads == READS_PER_VISIT else now + AGAIN
         return self._next_visit(now)
 
     def _next_visit(self, now: float) -> float:
         due = self._heartbeat.next_visit()
-        return now + UNATTENDED if due is None else min(due, now + UNATTENDED)
+        again = now + self._pause
+        return again if due is None else min(due, again)
 
     def _release_windows(self, now: float, progress: int) -> None:
         """Have the extensions of a connection that has been idle for long enough give back memory."""

@@ -98,9 +98,10 @@ class Output:
         while self._rest or self._begin_next():
             taken = self._offer(self._rest)
             self._rest = remaining(self._rest, taken)
-            if self._rest and not taken:
-                if deadline is None or not self._await_writable(deadline.sooner(self._stall)):
-                    return False
+            if taken or not self._rest:
+                continue
+            if deadline is None or not self._await_writable(deadline.sooner(self._stall)):
+                return False
         return True
 
     def write(self, buffers: list[Buffer], deadline: Deadline) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from .deadline import Deadline
 from .exceptions import Close, ConnectionClosed, ProtocolError
 from .protocol.endpoint import Receiver
-from .protocol.events import Closed, Event, Fragment, Message, Ping, Pong
+from .protocol.events import AppEvent, Closed, Fragment, Message, Ping, Pong
 from .settings import Settings
 from .transport import Transport
 
@@ -52,7 +52,7 @@ class Pump(ABC):
         self._waiting = 0  # threads waiting on the condition
         self._pumping = False
         self._reads = 0  # grows whenever the pump has read what there was
-        self._inbox: deque[Event] = deque()
+        self._inbox: deque[AppEvent] = deque()
         self._inbox_size = 0
         self._sent: Close | None = None  # our Close, sent or pending
         self._failed = False  # the peer broke the protocol: its bytes mean nothing any more
@@ -104,7 +104,7 @@ class Pump(ABC):
 
     # Receiving
 
-    def _next(self, deadline: Deadline) -> Event:
+    def _next(self, deadline: Deadline) -> AppEvent:
         """Return the next event for the application, pumping or waiting for whoever pumps."""
         while True:
             with self._lock:
@@ -125,7 +125,7 @@ class Pump(ABC):
                     if not self._inbox and not self._input_over:
                         raise TimeoutError("no message in time")
 
-    def _take_locked(self) -> Event:
+    def _take_locked(self) -> AppEvent:
         event = self._inbox.popleft()
         self._inbox_size -= _cost(event)
         if self._waiting:  # somebody may be waiting for room
@@ -164,7 +164,7 @@ class Pump(ABC):
 
     # As the pump
 
-    def _pump(self, deadline: Deadline) -> Event | None:
+    def _pump(self, deadline: Deadline) -> AppEvent | None:
         """As the pump, return the next event for the application; None if the deadline or the end came first."""
         try:
             event = self._parse()
@@ -201,7 +201,7 @@ class Pump(ABC):
                 if self._waiting:
                     self._changed.notify_all()
 
-    def _parse(self) -> Event | None:
+    def _parse(self) -> AppEvent | None:
         """As the pump, return the next event for the application; answer and note the others."""
         try:
             while not self._failed:
@@ -329,5 +329,5 @@ class Pump(ABC):
         return reads
 
 
-def _cost(event: Message | Fragment | Ping | Pong) -> int:
+def _cost(event: AppEvent) -> int:
     return OVERHEAD + len(event[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Closed", "Event", "Fragment", "Message", "Ping", "Pong"]
+__all__ = ["AppEvent", "Closed", "Event", "Fragment", "Message", "Ping", "Pong"]
 
 
 class Message(NamedTuple):
@@ -50,4 +50,5 @@ class Closed(NamedTuple):
     reason: str
 
 
-Event = Message | Fragment | Ping | Pong | Closed
+AppEvent = Message | Fragment | Ping | Pong  # what may reach the application
+Event = AppEvent | Closed

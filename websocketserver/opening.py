@@ -1,0 +1,154 @@
+"""Opening: the client's side of the opening handshake on a connected stream (RFC 6455, section 4.1)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from .exceptions import HandshakeError
+from .protocol.extensions import Codec, Extension, accept_answer, format_offers
+from .protocol.handshake import build_request, check_response, host_field
+from .protocol.headers import ResponseHead, read_response_head
+from .streams import Link, SocketReader
+
+__all__ = ["Accepted", "Opening", "Target", "parse_url"]
+
+MAX_BODY = 64 * 1024  # bytes kept of the body of a refusal
+
+Fields = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+class Target(NamedTuple):
+    """What a WebSocket URL says (RFC 6455, section 3)."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str  # with the query
+    credentials: bytes | None  # user:password
+
+
+class Accepted(NamedTuple):
+    """What the server has agreed to, and what it sent behind its answer."""
+
+    head: ResponseHead
+    subprotocol: str | None
+    codecs: list[Codec]
+    rest: bytes
+
+
+class Opening:
+    """One opening handshake: what is asked for, checked as soon as it is made.
+
+    Raises ValueError or TypeError for what may not be sent.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        version: int,
+        origin: str | None,
+        subprotocols: Sequence[str],
+        headers: Fields | None,
+        cookies: Fields | None,
+        extensions: Sequence[Extension],
+    ) -> None:
+        self._subprotocols = tuple(subprotocols) if not isinstance(subprotocols, str) else subprotocols
+        self._extensions = extensions
+        self._offer = format_offers(extensions)
+        self._key = base64.b64encode(os.urandom(16)).decode()  # unpredictable, new each time (4.1, 7)
+        extra = _pairs(headers)
+        if target.credentials is not None and not any(name.lower() == "authorization" for name, _ in extra):
+            extra.append(("Authorization", "Basic " + base64.b64encode(target.credentials).decode()))  # RFC 7617
+        self.request = build_request(
+            host_field(target.host, target.port, target.secure),
+            target.path,
+            self._key,
+            version=version,
+            origin=origin,
+            subprotocols=self._subprotocols,
+            extensions=self._offer,
+            cookies=_pairs(cookies),
+            extra=extra,
+        )
+
+    def perform(self, link: Link) -> Accepted:
+        """Send the request and return what the server agreed to; under the link's limit.
+
+        Raises HandshakeError with the server's status, headers and the beginning of its body, and OSError.
+        """
+        link.send(memoryview(self.request))
+        raw = SocketReader(link)
+        reader = io.BufferedReader(raw)
+        head = read_response_head(reader.readline)
+        try:
+            subprotocol, answers = check_response(
+                head, key=self._key, subprotocols=self._subprotocols, extensions=self._offer
+            )
+            codecs = accept_answer(answers, self._extensions)
+        except HandshakeError as error:
+            body = _read_body(reader, head) if head.status != 101 else b""
+            raise HandshakeError(str(error), head.status, head.headers, body) from None  # type: ignore[arg-type]
+        raw.stop()  # what has been read beyond the head are the first frames
+        return Accepted(head, subprotocol, codecs, reader.read())
+
+
+def parse_url(url: str) -> Target:
+    """Return what a ws:// or wss:// URL says; raises ValueError, and says what would be right."""
+    if not isinstance(url, str):
+        raise TypeError(f"the URL must be a str, not {type(url).__name__}")
+    if any(character <= " " or character == "\x7f" for character in url):  # urlsplit would drop some silently
+        raise ValueError(f"the URL {url!r} has a space or a control character; write %20 and the like")
+    parts = urlsplit(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise ValueError(f"not a WebSocket URL: {url!r}; it looks like ws://host:port/path or wss://...")
+    if parts.fragment or url.endswith("#"):
+        raise ValueError(f"the URL {url!r} has a fragment (#), which WebSocket URLs cannot have")  # 3
+    try:
+        host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f"the host of {url!r} is not a valid name: {error}") from None
+    secure = parts.scheme == "wss"
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~[]")
+    if parts.query:
+        path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~[]")
+    credentials = None
+    if parts.username is not None:
+        credentials = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
+    return Target(secure, host, parts.port or (443 if secure else 80), path, credentials)
+
+
+def _pairs(fields: Fields | None) -> list[tuple[str, str]]:
+    if fields is None:
+        return []
+    return list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+
+
+def _read_body(reader: io.BufferedReader[SocketReader], head: ResponseHead) -> bytes:
+    """Return the beginning of the body of a refusal: as much as comes, at most MAX_BODY."""
+    body = b""
+    try:
+        if [value.lower() for value in head.fields.get("transfer-encoding", ())] == ["chunked"]:
+            while len(body) < MAX_BODY and (size := int(reader.readline(32).split(b";")[0], 16)):
+                body += _read_up_to(reader, min(size, MAX_BODY - len(body)))
+                reader.readline(3)
+            return body
+        length = head.fields.get("content-length", [str(MAX_BODY)])[0]
+        return _read_up_to(reader, min(int(length), MAX_BODY))
+    except (OSError, ValueError):
+        return body
+
+
+def _read_up_to(reader: io.BufferedReader[SocketReader], size: int) -> bytes:
+    data = b""
+    try:
+        while len(data) < size and (more := reader.read1(size - len(data))):
+            data += more
+    except OSError:  # it is only the explanation of a refusal
+        pass
+    return data
