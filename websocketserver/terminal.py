@@ -153,5 +153,6 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line to standard error."""
-    print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
+    """Print one line to standard error, in one piece whatever other threads print."""
+    line = printable(text).replace("\n", "\\n")
+    print(line + "\n", end="", file=sys.stderr, flush=True)
