@@ -295,14 +295,7 @@ def build_request(
     """
     added = _checked_extra(extra, _CLIENTS_OWN)
     hosts = [value for name, value in added if name.lower() == "host"] or [host]
-    if len(hosts) > 1 or not (parse_host(hosts[0]) or [""])[0]:
-        raise ValueError(f"host must be one host name or address, with or without a port, not {', '.join(hosts)!r}")
-    if not _match_target(target):
-        raise ValueError(f"target must begin with a slash and be visible ASCII without a fragment, not {target!r}")
-    if not _match_key(key):
-        raise ValueError(f"key must be the base64 of 16 bytes, not {key!r}")
-    if version not in VERSIONS:
-        raise ValueError(f"version must be 13 or 8, not {version!r}")
+    _check_request_arguments(hosts, target, key, version)
     fields = [
         ("Host", hosts[0]),
         ("Upgrade", "websocket"),
@@ -324,6 +317,17 @@ def build_request(
             raise ValueError("cookies are given twice: as an argument and as a header")
         fields.append(("Cookie", cookie))
     return serialize_head(f"GET {target} HTTP/1.1", fields)
+
+
+def _check_request_arguments(hosts: list[str], target: str, key: str, version: int) -> None:
+    if len(hosts) > 1 or not (parse_host(hosts[0]) or [""])[0]:
+        raise ValueError(f"host must be one host name or address, with or without a port, not {', '.join(hosts)!r}")
+    if not _match_target(target):
+        raise ValueError(f"target must begin with a slash and be visible ASCII without a fragment, not {target!r}")
+    if not _match_key(key):
+        raise ValueError(f"key must be the base64 of 16 bytes, not {key!r}")
+    if version not in VERSIONS:
+        raise ValueError(f"version must be 13 or 8, not {version!r}")
 
 
 def _format_subprotocols(subprotocols: Sequence[str]) -> str:
