@@ -466,6 +466,7 @@ class TestBuildingARequest:
             ("::1", 8000, False, "[::1]:8000"),
             ("::1", 80, False, "[::1]"),
             ("[::1]", 8000, False, "[::1]:8000"),
+            ("fe80::1%eth0", 8000, False, "[fe80::1]:8000"),
         ],
     )
     def test_the_host_header_brackets_ipv6_and_leaves_out_default_ports(

@@ -271,7 +271,7 @@ def _checked_extra(extra: Iterable[tuple[str, str]], own: frozenset[str]) -> lis
 def host_field(host: str, port: int, secure: bool) -> str:
     """Return the Host header for a host name or address; a default port is left out (4.1)."""
     if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+        host = f"[{host.partition('%')[0]}]"  # RFC 6874, 4: the zone of an address is nobody else's business
     return host if port == (443 if secure else 80) else f"{host}:{port}"
 
 
