@@ -272,7 +272,7 @@ class WebSocketServer(HTTPServer):
 
     def _refuse(self, request: Any, why: str) -> None:
         """Answer 503 without waiting for anything; over TLS, which cannot be spoken here, only close."""
-        body = f"503 Service Unavailable: {why}\n"
+        body = "503 Service Unavailable: the server is busy\n"
         head = (
             "HTTP/1.1 503 Service Unavailable",
             "Connection: close",

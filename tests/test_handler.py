@@ -1,0 +1,871 @@
+"""WebSocketRequestHandler: the upgrade, the hooks, and the life of a connection, under every kind of server."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import socket
+import struct
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from websocketserver.exceptions import ConnectionClosed, HandshakeError
+from websocketserver.handler import WebSocketRequestHandler
+from websocketserver.protocol.handshake import accept_key
+from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
+
+from .support import (
+    KEY,
+    SOON,
+    RawPeer,
+    Running,
+    frame,
+    opening_request,
+    raw_client,
+    run_in_thread,
+    running_server,
+    wait_until,
+)
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+MASK = b"\x37\xfa\x21\x3d"
+
+
+class ThreadingHTTPServer(http.server.ThreadingHTTPServer):
+    def serve_forever(self, poll_interval: float = 0.01) -> None:  # it polls for its shutdown
+        super().serve_forever(poll_interval)
+
+
+class HTTPServer(http.server.HTTPServer):
+    def serve_forever(self, poll_interval: float = 0.01) -> None:
+        super().serve_forever(poll_interval)
+
+
+SERVERS = [ThreadingWebSocketServer, WebSocketServer, ThreadingHTTPServer, HTTPServer]
+
+
+@pytest.fixture(params=SERVERS, ids=lambda kind: kind.__name__)
+def server_class(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class Quiet(WebSocketRequestHandler):
+    """Keeps its log lines and what its hooks were called with, in lists of the test's."""
+
+    events: list[Any]
+    lines: list[str]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.lines.append(format % args)
+
+    def on_open(self) -> None:
+        self.events.append("open")
+
+    def on_message(self, message: str | bytes) -> None:
+        self.events.append(message)
+        self.websocket.send(message)
+
+    def on_close(self, code: int, reason: str) -> None:
+        self.events.append((code, reason))
+
+
+def serving(handler: Any = Quiet, **options: Any) -> Any:
+    """Return a running server for this handler class, with lists of its own, and our threaded server by default."""
+    options.setdefault("server_class", ThreadingWebSocketServer)
+    return running_server(handler, events=[], lines=[], **options)
+
+
+def events(running: Running) -> list[Any]:
+    found: list[Any] = running.server.RequestHandlerClass.events
+    return found
+
+
+def lines(running: Running) -> list[str]:
+    found: list[str] = running.server.RequestHandlerClass.lines
+    return found
+
+
+def leave(peer: RawPeer, code: int = 1000, reason: str = "") -> None:
+    """Send a Close and end the stream, so that nobody waits for that."""
+    peer.close_frame(code, reason)
+    peer.sock.shutdown(socket.SHUT_WR)
+
+
+def head_and_body(peer: RawPeer) -> tuple[str, str]:
+    return peer.head.decode("latin-1"), peer.read_to_end().decode()
+
+
+class TestHooks:
+    def test_run_in_order_under_every_server(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, "grüß".encode())
+            assert peer.read_frame()[:2] == (TEXT, "grüß".encode())
+            peer.frame(BINARY, b"\x00\xff")
+            assert peer.read_frame()[:2] == (BINARY, b"\x00\xff")
+            leave(peer, 1000, "bye")
+            assert peer.read_close() == 1000
+            wait_until(lambda: len(events(running)) == 4)
+        assert events(running) == ["open", "grüß", b"\x00\xff", (1000, "bye")]
+
+    def test_pings_and_pongs_come_in_wire_order(self) -> None:
+        class Handler(Quiet):
+            def on_ping(self, payload: bytes) -> None:
+                self.events.append(("ping", payload))
+
+            def on_pong(self, payload: bytes) -> None:
+                self.events.append(("pong", payload))
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(PING, b"1")
+            peer.frame(TEXT, b"2")
+            peer.frame(PONG, b"3")
+            leave(peer)
+            assert peer.read_frame()[:2] == (PONG, b"1")
+            assert peer.read_close() == 1000
+            wait_until(lambda: len(events(running)) == 5)
+        assert events(running) == ["open", ("ping", b"1"), "2", ("pong", b"3"), (1000, "")]
+
+    def test_fragments_replace_messages(self) -> None:
+        class Handler(Quiet):
+            def on_fragment(self, fragment: Any) -> None:
+                self.events.append((fragment.data, fragment.fin))
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"one ", fin=False)
+            wait_until(lambda: len(events(running)) == 2)
+            peer.frame(0, b"two")
+            wait_until(lambda: len(events(running)) == 3)
+            leave(peer)
+            peer.read_close()
+            wait_until(lambda: len(events(running)) == 4)
+        assert events(running) == ["open", ("one ", False), ("two", True), (1000, "")]
+
+    def test_own_loop_has_on_open_and_on_close_only(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_ping(self, payload: bytes) -> None:
+                self.events.append("ping")
+
+            def handle_websocket(self) -> None:
+                for message in self.websocket:
+                    self.websocket.send(message.upper())
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(PING)
+            peer.frame(TEXT, b"loud")
+            assert peer.read_frame().opcode == PONG
+            assert peer.read_frame().payload == b"LOUD"
+            leave(peer, 1001)
+            peer.read_close()
+            wait_until(lambda: len(events(running)) == 2)
+        assert events(running) == ["open", (1001, "")]
+
+    def test_return_of_the_own_loop_closes_with_1000(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def handle_websocket(self) -> None:
+                self.websocket.send("that was it")
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            assert peer.read_frame().payload == b"that was it"
+            assert peer.read_close() == 1000
+            leave(peer)
+            assert peer.read_to_end() == b""
+            wait_until(lambda: len(events(running)) == 2)
+        assert events(running) == ["open", (1000, "")]
+
+    def test_own_loop_may_go_on_with_the_default_one(self) -> None:
+        class Handler(Quiet):
+            def handle_websocket(self) -> None:
+                self.events.append(self.websocket.recv(SOON))
+                super().handle_websocket()
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"token")
+            peer.frame(TEXT, b"echo")
+            assert peer.read_frame().payload == b"echo"
+            leave(peer)
+            peer.read_close()
+            wait_until(lambda: len(events(running)) == 4)
+        assert events(running) == ["open", "token", "echo", (1000, "")]
+
+    def test_text_is_str_also_after_it_was_read_undecoded(self) -> None:
+        class Handler(Quiet):
+            def handle_websocket(self) -> None:
+                self.events.append(self.websocket.recv(SOON, decode=False))
+                super().handle_websocket()
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"one")
+            peer.frame(TEXT, b"two")
+            assert peer.read_frame().payload == b"two"
+            leave(peer)
+            peer.read_close()
+        assert events(running)[1:3] == [b"one", "two"]
+
+
+class TestOnClose:
+    """It is called exactly once for each connection that got its 101, on every path."""
+
+    def end(self, running: Running) -> tuple[int, str]:
+        wait_until(lambda: len(events(running)) > 1 and isinstance(events(running)[-1], tuple))
+        closes = [event for event in events(running) if isinstance(event, tuple)]
+        assert len(closes) == 1
+        code, reason = closes[0]
+        return code, reason
+
+    def test_after_the_peers_close(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running, raw_client(running) as peer:
+            leave(peer, 4000, "mine")
+            peer.read_close()
+            assert self.end(running) == (4000, "mine")
+
+    def test_after_a_close_without_a_code(self) -> None:
+        with serving() as running, raw_client(running) as peer:
+            peer.frame(CLOSE)
+            peer.sock.shutdown(socket.SHUT_WR)
+            assert self.end(running) == (1005, "")
+
+    def test_after_the_end_of_the_stream(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running:
+            with raw_client(running):
+                pass
+            assert self.end(running)[0] == 1006
+
+    def test_after_a_reset(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running:
+            with raw_client(running) as peer:
+                peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            assert self.end(running)[0] == 1006
+        assert running.errors == []
+
+    def test_after_a_violation(self) -> None:
+        with serving() as running, raw_client(running) as peer:
+            peer.send(frame(TEXT, b"unmasked"))
+            assert peer.read_close() == 1002
+            leave(peer, 1002)
+            assert self.end(running)[0] in (1002, 1006)
+            assert any("WebSocket ended" in line for line in lines(running))
+
+    def test_after_a_close_of_ours(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.websocket.close(4001, "enough")
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 4001
+            leave(peer, 4001, "enough")
+            assert self.end(running) == (4001, "enough")
+
+    def test_after_an_abort_of_ours(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.websocket.abort()
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert self.end(running)[0] == 1006
+
+    def test_after_a_peer_that_never_answers(self) -> None:
+        class Handler(Quiet):
+            close_timeout = 0.2
+
+            def handle_websocket(self) -> None:
+                pass
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            assert peer.read_close() == 1000
+            assert self.end(running)[0] == 1006
+
+    def test_after_an_exception(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                raise LookupError("mine")
+
+        with serving(Handler, server_class=server_class, errors_expected=True) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1011
+            leave(peer, 1011)
+            assert self.end(running)[0] == 1011
+        assert [str(error) for error in running.errors] == ["mine"]
+
+    def test_after_the_shutdown(self) -> None:
+        with serving() as running:
+            with raw_client(running) as peer:
+                handle = run_in_thread(running.server.shutdown, code=1012, reason="restart")
+                got = peer.read_frame()
+                assert (got.opcode, got.payload) == (CLOSE, struct.pack("!H", 1012) + b"restart")
+                leave(peer, 1012)
+                handle.result()
+            assert self.end(running)[0] == 1012
+
+    def test_not_without_a_101(self) -> None:
+        with serving() as running:
+            with raw_client(running, headers={"Sec-WebSocket-Version": "7"}, status=426):
+                pass
+        assert events(running) == []
+
+
+class TestExceptions:
+    @pytest.mark.parametrize("hook", ["on_open", "on_message", "handle_websocket"])
+    def test_are_reported_once_and_close_with_1011(self, server_class: Any, hook: str) -> None:
+        def fail(self: Any, *args: Any) -> None:
+            raise LookupError(hook)
+
+        handler = type("Failing", (Quiet,), {hook: fail})
+        with serving(handler, server_class=server_class, errors_expected=True) as running:
+            with raw_client(running) as peer:
+                if hook == "on_message":
+                    peer.frame(TEXT, b"x")
+                assert peer.read_close() == 1011
+                leave(peer, 1011)
+                assert peer.read_to_end() == b""
+            with raw_client(running) as peer:  # the server lives
+                leave(peer)
+                peer.read_close()
+                peer.read_to_end()
+        expected = 1 if hook == "on_message" else 2
+        assert [error.args for error in running.errors] == [(hook,)] * expected
+
+    def test_in_on_close_are_reported_once(self) -> None:
+        class Handler(Quiet):
+            def on_close(self, code: int, reason: str) -> None:
+                raise LookupError("on_close")
+
+        with serving(Handler, errors_expected=True) as running, raw_client(running) as peer:
+            leave(peer)
+            assert peer.read_close() == 1000
+            wait_until(lambda: running.errors)
+        assert [error.args for error in running.errors] == [("on_close",)]
+
+    def test_a_timeout_of_the_application_is_not_swallowed(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                raise TimeoutError("the database")
+
+        with serving(Handler, server_class=server_class, errors_expected=True) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1011
+            leave(peer, 1011)
+            peer.read_to_end()
+        assert [str(error) for error in running.errors] == ["the database"]
+
+    def test_the_end_of_the_connection_may_escape_any_hook(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.websocket.close()
+                self.websocket.send("too late")
+
+            def on_close(self, code: int, reason: str) -> None:
+                super().on_close(code, reason)
+                self.websocket.send("too late")
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1000
+            leave(peer)
+            wait_until(lambda: (1000, "") in events(running))
+
+    def test_the_end_of_another_connection_is_an_error(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                raise ConnectionClosed(None, None, "of an upstream connection")
+
+        with serving(Handler, errors_expected=True) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1011
+            leave(peer, 1011)
+            peer.read_to_end()
+        assert len(running.errors) == 1
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_system_exit_ends_the_connection_quickly(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                raise SystemExit
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1001
+            leave(peer, 1001)
+            wait_until(lambda: (1001, "") in events(running))
+
+    def test_an_interrupt_passes_through_the_serving_thread(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                raise KeyboardInterrupt
+
+        with WebSocketServer(("127.0.0.1", 0), type("Own", (Handler,), {"events": [], "lines": []})) as server:
+            handle = run_in_thread(server.handle_request)
+            sock = socket.create_connection(server.server_address, SOON)
+            sock.sendall(opening_request() + frame(TEXT, b"x", key=MASK))
+            with RawPeer(sock, masks=True) as peer:
+                received = b""
+                while b"\r\n\r\n" not in received:
+                    received += sock.recv(1)
+                assert peer.read_close() == 1001
+                leave(peer, 1001)
+                with pytest.raises(KeyboardInterrupt):
+                    handle.result()
+        assert server.RequestHandlerClass.events == ["open", (1001, "")]  # type: ignore[attr-defined]
+
+
+class TestHandshake:
+    def test_answer_says_what_the_rfc_says(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running, raw_client(running) as peer:
+            head = peer.head.decode("latin-1").split("\r\n")
+            assert head == [
+                "HTTP/1.1 101 Switching Protocols",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                f"Sec-WebSocket-Accept: {accept_key(KEY)}",
+            ]
+            leave(peer)
+        assert lines(running)[0] == '"GET / HTTP/1.1" 101 -'
+
+    @pytest.mark.parametrize(
+        ("headers", "status", "says"),
+        [
+            ({"Host": None}, 400, "Host"),
+            ({"Sec-WebSocket-Key": "short"}, 400, "Sec-WebSocket-Key"),
+            ({"Content-Length": "5"}, 400, "body"),
+            ({"Transfer-Encoding": "chunked"}, 400, "body"),
+            ({"Connection": "keep-alive"}, 426, "Upgrade: websocket"),
+            ({"Sec-WebSocket-Version": "7"}, 426, "Sec-WebSocket-Version: 13, 8"),
+            ({"Sec-WebSocket-Extensions": "permessage-deflate; ="}, 400, "Sec-WebSocket-Extensions"),
+            ({"Origin": "https://evil.example"}, 403, "origin"),
+        ],
+    )
+    def test_refusals(self, server_class: Any, headers: dict[str, str | None], status: int, says: str) -> None:
+        with serving(server_class=server_class) as running:
+            with raw_client(running, headers=headers, status=status) as peer:
+                head, body = head_and_body(peer)
+                assert head.startswith(f"HTTP/1.1 {status} ")
+                assert "Content-Type: text/plain" in head
+                assert {"Connection: close", "Connection: Upgrade, close"} & set(head.split("\r\n"))
+                assert says in head + body
+                assert body.startswith(f"{status} ")
+        assert len(lines(running)) == 1
+        assert lines(running)[0].startswith(f'"GET / HTTP/1.1" {status} ')
+
+    @pytest.mark.parametrize(
+        ("request_line", "status"),
+        [
+            ("POST / HTTP/1.1", 405),
+            ("GET / HTTP/1.0", 505),
+            ("GET / HTTP/2.0", 505),
+            ("GET /" + "x" * 9000 + " HTTP/1.1", 414),
+        ],
+    )
+    def test_refused_request_lines(self, request_line: str, status: int) -> None:
+        request = opening_request().replace(b"GET / HTTP/1.1", request_line.encode())
+        with serving() as running, raw_client(running, request=request, status=status) as peer:
+            head, body = head_and_body(peer)
+            assert ("Allow: GET" in head) == (status == 405)
+            assert body.startswith(f"{status} ")
+
+    def test_version_8_has_its_origin_elsewhere(self) -> None:
+        class Handler(Quiet):
+            def check_origin(self, origin: str | None) -> bool:
+                self.events.append(origin)
+                return True
+
+        headers: dict[str, str | None] = {"Sec-WebSocket-Version": "8", "Sec-WebSocket-Origin": "http://localhost"}
+        with serving(Handler) as running, raw_client(running, headers=headers) as peer:
+            leave(peer)
+            peer.read_close()
+        assert events(running)[0] == "http://localhost"
+
+    def test_versions_can_be_restricted(self) -> None:
+        with serving(websocket_versions=(13,)) as running:
+            with raw_client(running, headers={"Sec-WebSocket-Version": "8"}, status=426) as peer:
+                assert "Sec-WebSocket-Version: 13" in peer.head.decode().split("\r\n")
+
+    @pytest.mark.parametrize(
+        ("allowed", "origin", "passes"),
+        [
+            ((), None, True),
+            ((), "http://localhost", True),
+            ((), "https://localhost", False),
+            ((), "http://other.example", False),
+            ((), "null", False),
+            (("https://a.example",), "https://a.example", True),
+            (("https://a.example",), "https://a.example.evil.example", False),
+            (("https://a.example",), "http://localhost", True),
+            (("*",), "https://anything.example", True),
+            (("null",), "null", True),
+            ((re.compile(r"https://[a-z]+\.example"),), "https://b.example", True),
+            ((re.compile(r"https://[a-z]+\.example"),), "https://b.example:444", False),
+            (None, "https://anything.example", True),
+        ],
+    )
+    def test_origins(self, allowed: Any, origin: str | None, passes: bool) -> None:
+        with serving(allowed_origins=allowed) as running:
+            status = 101 if passes else 403
+            with raw_client(running, headers={"Host": "localhost:80", "Origin": origin}, status=status) as peer:
+                if passes:
+                    leave(peer)
+
+    def test_allowed_origins_must_not_be_one_str(self) -> None:
+        with serving(allowed_origins="https://a.example", errors_expected=True) as running:
+            with raw_client(running, headers={"Origin": "https://b.example"}, status=500):
+                pass
+        assert isinstance(running.errors[0], TypeError)
+
+    def test_authorize_refuses_with_a_status(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def authorize(self) -> HTTPStatus | None:
+                return None if self.headers.get("Authorization") == "yes" else HTTPStatus.UNAUTHORIZED
+
+        with serving(Handler, server_class=server_class) as running:
+            with raw_client(running, status=401) as peer:
+                assert head_and_body(peer)[1].startswith("401 Unauthorized")
+            with raw_client(running, headers={"Authorization": "yes"}) as peer:
+                leave(peer)
+
+    def test_authorize_may_answer_itself(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def authorize(self) -> HTTPStatus | None:
+                if self.path == "/error":
+                    self.send_error(HTTPStatus.NOT_FOUND, "no such room")
+                else:
+                    self.send_response(HTTPStatus.UNAUTHORIZED)
+                    self.send_header("WWW-Authenticate", "Basic")
+                    if self.path == "/whole":
+                        self.end_headers()
+                return None
+
+        with serving(Handler, server_class=server_class) as running:
+            with raw_client(running, "/error", status=404) as peer:
+                head, body = head_and_body(peer)
+                assert head.startswith("HTTP/1.1 404")
+                assert "no such room" in body
+            for path in ("/whole", "/begun"):
+                with raw_client(running, path, status=401) as peer:
+                    assert "WWW-Authenticate: Basic" in peer.head.decode()
+                    assert peer.read_to_end() == b""
+        assert events(running) == []
+
+    @pytest.mark.parametrize("answer", [True, False, 200, 1000, "401", object()])
+    def test_authorize_must_return_a_status(self, answer: Any) -> None:
+        with serving(authorize=lambda self: answer, errors_expected=True) as running:
+            with raw_client(running, status=500):
+                pass
+        assert isinstance(running.errors[0], (TypeError, ValueError))
+
+    @pytest.mark.parametrize("hook", ["check_origin", "authorize", "select_subprotocol", "response_headers"])
+    def test_an_exception_in_a_hook_is_500_and_one_report(self, server_class: Any, hook: str) -> None:
+        def fail(self: Any, *args: Any) -> None:
+            raise LookupError(hook)
+
+        with serving(server_class=server_class, errors_expected=True, **{hook: fail}) as running:
+            with raw_client(running, status=500) as peer:
+                head, body = head_and_body(peer)
+                assert hook not in head + body
+        assert [error.args for error in running.errors] == [(hook,)]
+        assert events(running) == []
+
+    @pytest.mark.parametrize("hook", ["check_origin", "authorize", "select_subprotocol", "response_headers"])
+    def test_a_handshake_error_in_a_hook_refuses(self, hook: str) -> None:
+        def refuse(self: Any, *args: Any) -> None:
+            raise HandshakeError("come back later", 503, {"Retry-After": "9"})
+
+        with serving(**{hook: refuse}) as running, raw_client(running, status=503) as peer:
+            head, body = head_and_body(peer)
+            assert "Retry-After: 9" in head
+            assert "come back later" in body
+
+    def test_the_first_of_our_subprotocols_that_was_offered(self) -> None:
+        with serving(subprotocols=("v2", "v1")) as running:
+            for offered, chosen in (("v1, v2", "v2"), ("v1", "v1"), ("v3", None), (None, None)):
+                with raw_client(running, headers={"Sec-WebSocket-Protocol": offered}) as peer:
+                    got = re.search(r"Sec-WebSocket-Protocol: (.*)", peer.head.decode())
+                    assert (got and got[1].strip()) == chosen
+                    leave(peer)
+
+    def test_a_subprotocol_that_was_not_offered_is_500(self) -> None:
+        with serving(select_subprotocol=lambda self, offered: "mine", errors_expected=True) as running:
+            with raw_client(running, headers={"Sec-WebSocket-Protocol": "theirs"}, status=500):
+                pass
+        assert "mine" in str(running.errors[0])
+
+    @pytest.mark.parametrize("headers", [[("Set-Cookie", "a=1"), ("X-Own", "2")], {"Set-Cookie": "a=1", "X-Own": "2"}])
+    def test_response_headers_are_added(self, headers: Any) -> None:
+        with serving(response_headers=lambda self: headers) as running, raw_client(running) as peer:
+            assert {"Set-Cookie: a=1", "X-Own: 2"} < set(peer.head.decode().split("\r\n"))
+            leave(peer)
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            ("X-Own", "1\r\nSet-Cookie: evil=1"),
+            ("X-Own\r\nSet-Cookie: evil=1", "1"),
+            ("X-Own", "\0"),
+            ("Sec-WebSocket-Accept", "x"),
+            ("Content-Length", "0"),
+            ("X-Own", 7),
+        ],
+    )
+    def test_a_bad_response_header_is_500_and_never_sent(self, field: tuple[str, Any]) -> None:
+        with serving(response_headers=lambda self: [field], errors_expected=True) as running:
+            with raw_client(running, status=500) as peer:
+                head, body = head_and_body(peer)
+                assert "evil" not in head + body
+                assert "X-Own" not in head
+        assert len(running.errors) == 1
+
+    def test_bad_settings_are_500_and_one_report(self) -> None:
+        with serving(max_message_size=-1, errors_expected=True) as running, raw_client(running, status=500):
+            pass
+        assert "max_message_size" in str(running.errors[0])
+
+    def test_settings_are_those_of_the_class(self) -> None:
+        with serving(max_message_size=4) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"12345")
+            assert peer.read_close() == 1009
+            leave(peer, 1009)
+            wait_until(lambda: any("max_message_size" in line for line in lines(running)))
+
+    def test_compression_is_negotiated(self) -> None:
+        headers: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+        with serving() as running, raw_client(running, headers=headers) as peer:
+            assert "Sec-WebSocket-Extensions: permessage-deflate" in peer.head.decode()
+            leave(peer)
+        with serving(compression=None) as running, raw_client(running, headers=headers) as peer:
+            assert "Sec-WebSocket-Extensions" not in peer.head.decode()
+            leave(peer)
+
+    def test_the_connection_knows_request_and_response(self) -> None:
+        class Handler(Quiet):
+            def on_open(self) -> None:
+                request = self.websocket.request
+                response = self.websocket.response
+                assert request is not None and response is not None
+                self.events.append((request.target, request.cookies, self.path))
+                self.events.append((response.status, response.headers["Upgrade"], self.websocket.subprotocol))
+                self.events.append(self.request.getpeername() == self.client_address)
+
+        headers: dict[str, str | None] = {"Cookie": "a=1"}
+        with serving(Handler) as running, raw_client(running, "//x/../y?q=%20", headers=headers) as peer:
+            leave(peer)
+            peer.read_close()
+        assert events(running)[:3] == [
+            ("//x/../y?q=%20", {"a": "1"}, "//x/../y?q=%20"),
+            (101, "websocket", None),
+            True,
+        ]
+
+    def test_handle_upgrade_may_be_overridden(self) -> None:
+        class Handler(Quiet):
+            def handle_upgrade(self) -> None:
+                if self.path == "/ws":
+                    super().handle_upgrade()
+                else:
+                    self.send_error(HTTPStatus.NOT_FOUND)
+
+        with serving(Handler) as running:
+            with raw_client(running, "/other", status=404) as peer:
+                peer.read_to_end()
+            with raw_client(running, "/ws") as peer:
+                leave(peer)
+                assert peer.read_close() == 1000
+
+
+class TestGluedFrames:
+    """Bytes that come together with the request are the first frames."""
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_every_time(self, tls: bool) -> None:
+        glued = frame(TEXT, b"glued", key=MASK)
+        with serving(tls=tls) as running:
+            for _ in range(50):
+                with raw_client(running, glued=glued) as peer:
+                    assert peer.read_frame().payload == b"glued"
+                    peer.close_frame()
+                    assert peer.read_close() == 1000
+
+    def test_under_every_server(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running:
+            with raw_client(running, glued=frame(TEXT, b"glued", key=MASK)) as peer:
+                assert peer.read_frame().payload == b"glued"
+                leave(peer)
+                assert peer.read_close() == 1000
+
+    @pytest.mark.parametrize("size", [0, 1, 7000, 9000, 200_000])
+    def test_of_any_size_and_broken_anywhere(self, size: int) -> None:
+        payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        glued = frame(BINARY, payload, key=MASK) + frame(CLOSE, b"\x03\xe8", key=MASK)
+        with serving() as running, raw_client(running, glued=glued) as peer:
+            assert peer.read_frame().payload == payload
+            assert peer.read_close() == 1000
+
+    def test_a_second_request_is_no_frame(self) -> None:
+        with serving() as running, raw_client(running, glued=opening_request()) as peer:
+            assert peer.read_close() == 1002
+
+
+class TestOrdinaryRequests:
+    def fetch(self, running: Running, request: str) -> tuple[str, str]:
+        """Send a request that ends the connection; return (head, body)."""
+        with socket.create_connection(running.address[:2], SOON) as sock:
+            sock.sendall(request.replace("\n", "\r\n").encode())
+            with RawPeer(sock, masks=True) as peer:
+                head, _, body = peer.read_to_end().decode().partition("\r\n\r\n")
+                return head, body
+
+    def test_reach_their_method(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def do_GET(self) -> None:
+                self.send_response(HTTPStatus.OK)
+                self.end_headers()
+                self.wfile.write(b"page of " + self.path.encode())
+
+        with serving(Handler, server_class=server_class) as running:
+            head, body = self.fetch(running, "GET /here HTTP/1.1\nHost: x\n\n")
+            assert head.startswith("HTTP/1.0 200")
+            assert body == "page of /here"
+            head, _ = self.fetch(running, "PUT / HTTP/1.1\nHost: x\nContent-Length: 3\n\nabc")
+            assert head.startswith("HTTP/1.1 501")
+            with raw_client(running) as peer:
+                leave(peer)
+                assert peer.read_close() == 1000
+
+    def test_are_asked_to_upgrade_where_there_is_no_page(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running:
+            head, body = self.fetch(running, "GET / HTTP/1.1\nHost: x\n\n")
+            assert head.startswith("HTTP/1.1 426 Upgrade Required")
+            assert "Upgrade: websocket" in head
+            assert "Connection: Upgrade, close" in head
+            assert "Sec-WebSocket-Version: 13, 8" in head
+            assert "WebSocket" in body
+            head, body = self.fetch(running, "HEAD / HTTP/1.1\nHost: x\n\n")
+            assert head.startswith("HTTP/1.1 426")
+            assert body == ""
+            head, body = self.fetch(running, "POST / HTTP/1.1\nHost: x\nContent-Length: 0\n\n")
+            assert head.startswith("HTTP/1.1 405")
+            assert "Allow: GET" in head
+
+    def test_may_precede_the_upgrade(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(HTTPStatus.OK)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+        with serving(Handler, server_class=server_class) as running:
+            with socket.create_connection(running.address[:2], SOON) as sock, RawPeer(sock, masks=True) as peer:
+                for _ in range(3):
+                    sock.sendall(post)
+                    received = b""
+                    while not received.endswith(b"body"):
+                        received += sock.recv(4096)
+                    assert received.startswith(b"HTTP/1.1 200")
+                sock.sendall(post + opening_request() + frame(TEXT, b"glued", key=MASK))
+                received = b""
+                while b"101 Switching" not in received or not received.endswith(b"glued"):
+                    received += sock.recv(4096)
+                leave(peer)
+                assert peer.read_close() == 1000
+
+    def test_of_files_beside_a_websocket(self, server_class: Any, tmp_path: Path) -> None:
+        class Site(Quiet, http.server.SimpleHTTPRequestHandler):
+            events: list[Any] = []
+            lines: list[str] = []
+
+        (tmp_path / "page.html").write_text("<p>page")
+        handler = functools.partial(Site, directory=str(tmp_path))
+        with running_server(handler, server_class=server_class) as running:
+            head, body = self.fetch(running, "GET /page.html HTTP/1.1\nHost: x\n\n")
+            assert head.startswith("HTTP/1.0 200")
+            assert body == "<p>page"
+            head, _ = self.fetch(running, "GET /none.html HTTP/1.1\nHost: x\n\n")
+            assert head.startswith("HTTP/1.0 404")
+            with raw_client(running, "/page.html") as peer:
+                peer.frame(TEXT, b"x")
+                assert peer.read_frame().payload == b"x"
+                leave(peer)
+                assert peer.read_close() == 1000
+            wait_until(lambda: len(Site.events) == 3)
+
+    def test_of_files_never_redirect_to_another_host(self, tmp_path: Path) -> None:
+        class Site(Quiet, http.server.SimpleHTTPRequestHandler):
+            events: list[Any] = []
+            lines: list[str] = []
+
+        (tmp_path / "evil.example").mkdir()
+        handler = functools.partial(Site, directory=str(tmp_path))
+        with running_server(handler, server_class=ThreadingWebSocketServer) as running:
+            head, _ = self.fetch(running, "GET //evil.example HTTP/1.1\nHost: x\n\n")
+            assert "Location: /evil.example/" in head.split("\r\n")
+
+
+class TestAfterTheUpgrade:
+    @pytest.mark.parametrize(
+        ("act", "says"),
+        [
+            (lambda self: self.rfile.read(1), "recv"),
+            (lambda self: self.rfile.readline(), "recv"),
+            (lambda self: list(self.rfile), "recv"),
+            (lambda self: self.wfile.write(b"x"), "send"),
+            (lambda self: self.send_response(200), "send"),
+        ],
+    )
+    def test_http_explains_what_to_use_instead(self, act: Any, says: str) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                try:
+                    act(self)
+                except RuntimeError as error:
+                    self.websocket.send(str(error))
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            answer = peer.read_frame().payload.decode()
+            assert "self.websocket" in answer and says in answer
+            leave(peer)
+            assert peer.read_close() == 1000
+
+    def test_send_error_closes_with_1011_and_writes_no_page(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "out of order")
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            got = peer.read_frame()
+            assert (got.opcode, got.payload) == (CLOSE, struct.pack("!H", 1011) + b"out of order")
+            leave(peer, 1011)
+            assert peer.read_to_end() == b""
+
+    def test_send_error_cuts_its_reason_to_what_fits(self) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.send_error(500, "ü" * 100)
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_frame().payload[2:].decode() == "ü" * 61
+            leave(peer, 1011)
+
+    def test_a_finish_of_the_users_may_flush_and_close(self) -> None:
+        class Handler(Quiet):
+            def finish(self) -> None:
+                if not self.wfile.closed:
+                    self.wfile.flush()
+                self.rfile.close()
+                super().finish()
+                self.events.append("finished")
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            leave(peer)
+            peer.read_close()
+            wait_until(lambda: events(running)[-1] == "finished")
+        assert events(running) == ["open", (1000, ""), "finished"]
