@@ -9,6 +9,7 @@ descriptor is closed by the last to leave: never while somebody pumps or writes.
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import abstractmethod
 
@@ -19,7 +20,7 @@ from .output import CLOSE, FIN, PONG, Broken, Output
 from .protocol.closecodes import MAX_REASON, pack_close
 from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import Closed, Ping
-from .pump import NOW, Pump
+from .pump import NEVER, NOW, Pump
 from .settings import Settings
 from .transport import Transport
 
@@ -65,6 +66,20 @@ class Channel(Pump):
         self._output.flush()
         if self._over:
             self._release()
+
+    def _stop_gathering(self) -> None:
+        if self._gathering != threading.get_ident():
+            return
+        self._gathering = None
+        if self._output.gathered:
+            self._lock_output(NEVER)
+            try:
+                if not self._output.write_pending(NEVER):
+                    self._cut("sending timed out in the middle of a message")
+            except Broken:
+                pass  # whoever sends or receives next learns of it
+            finally:
+                self._unlock_output()
 
     def _lock_output(self, deadline: Deadline) -> bool:
         """Take the write lock; False if the deadline came first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -24,6 +25,7 @@ from .protocol.events import AppEvent, Message, Pong
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead
+from .pump import NEVER
 from .settings import Settings
 from .transport import make_transport
 
@@ -31,6 +33,7 @@ __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
 
 UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
 AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
+MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
 
 
@@ -142,6 +145,25 @@ class WebSocketConnection(Channel):
         """
         return self._next(Deadline(timeout) if timeout is not None else NEVER)
 
+    def events(self) -> Iterator[AppEvent]:
+        """Iterate over the events as ``next_event`` gives them, until ConnectionClosed is raised.
+
+        While the next event is already here, what the iterating thread sends is gathered: it leaves with
+        its last answer, at 64 KiB, before that thread waits for this connection, or 2 ms later.
+        """
+        thread = threading.get_ident()
+        while True:
+            event = self._next(NEVER, ahead=True)
+            if self._inbox and self._sent is None:
+                self._gathering = thread
+                yield event
+            else:
+                self._gathering = None
+                yield event
+                if self._output.gathered:
+                    self._gathering = thread
+                    self._stop_gathering()
+
     # Sending
 
     def send(
@@ -167,7 +189,7 @@ class WebSocketConnection(Channel):
             sender = self._output.sender
             try:
                 buffers = sender.message(data, text=is_text, compress=compress)
-                whole = self._output.write(buffers, deadline)
+                whole = self._write_or_gather(buffers, deadline)
             except Broken:
                 raise self._closed_error() from None
             except TimeoutError:
@@ -181,6 +203,21 @@ class WebSocketConnection(Channel):
             self._messages_sent += 1
         finally:
             self._unlock_output()
+
+    def _write_or_gather(self, buffers: list[Buffer], deadline: Deadline) -> bool:
+        """Send a message behind what was gathered, or add it to that; False if nothing has left by the deadline."""
+        output = self._output
+        if self._gathering is not None and self._gathering == threading.get_ident():
+            if not output.gathered:
+                timer.schedule(self, time.monotonic() + MOST_GATHERING)
+            if output.gather(buffers) and not output.write_pending(deadline):
+                raise TimeoutError
+            return True
+        if not output.gathered:
+            return output.write(buffers, deadline)
+        if not output.write(output.take_gathered() + buffers, deadline):
+            raise TimeoutError  # what was gathered counts as sent
+        return True
 
     def ping(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> PingWaiter:
         """Send a Ping (RFC 6455, section 5.5.2) and return what to wait on for its Pong.
@@ -330,6 +367,8 @@ class WebSocketConnection(Channel):
         self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
         if self._over:
             return None
+        if self._output.gathered:
+            self._output.flush(gathered=True)
         if self._cut_at is not None:
             if now >= self._cut_at or self._eof and not self._output.waits:
                 self._cut("the closing handshake did not end in time")
@@ -373,9 +412,6 @@ class WebSocketConnection(Channel):
             for codec in self.extensions:
                 codec.decoder.release()
             self._leave_pump()
-
-
-NEVER = Deadline(None)
 
 
 def _new_key() -> bytes:

@@ -21,6 +21,7 @@ from .transport import Transport
 __all__ = ["CLOSE", "FIN", "PING", "PONG", "Broken", "Output"]
 
 CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+GATHERED = 64 * 1024  # bytes
 FIN = -1  # in the queue of control frames: not a frame, but the end of our half of the stream
 
 
@@ -44,12 +45,14 @@ class Output:
         await_writable: Callable[[Deadline], bool],
         stall: float | None,
     ) -> None:
-        self.lock = threading.Lock()  # the write lock: guards sender, broken, _rest
+        self.lock = threading.Lock()  # the write lock: guards sender, broken, gathered, _rest
         self.sender = sender
         self.broken = ""  # why nothing can be sent any more
         self.bytes_sent = 0
         self._transport = transport
-        self._rest: list[Buffer] = []  # of a control frame that was begun: it goes first
+        self.gathered: list[Buffer] = []  # whole messages that leave together with the next
+        self._gathered_size = 0
+        self._rest: list[Buffer] = []  # of what was begun: it goes first
         self._state_lock = state_lock  # guards _queue
         self._queue: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
         self._await_writable = await_writable
@@ -57,7 +60,7 @@ class Output:
 
     @property
     def waits(self) -> bool:
-        """Whether anything is pending."""
+        """Whether anything is pending that is not gathered on purpose."""
         return bool(self._queue or self._rest)
 
     def queue(self, opcode: int, payload: bytes = b"") -> None:
@@ -76,9 +79,12 @@ class Output:
                     break
         self._queue.append((opcode, payload))
 
-    def flush(self) -> None:
-        """Send what is pending as far as it goes now; leave it to the holder if the lock is taken."""
-        while self.waits:
+    def flush(self, gathered: bool = False) -> None:
+        """Send what is pending as far as it goes now; leave it to the holder if the lock is taken.
+
+        What is gathered goes with it, but only with ``gathered`` for its own sake.
+        """
+        while self.waits or gathered and self.gathered:
             if not self.lock.acquire(False):
                 return
             try:
@@ -90,11 +96,24 @@ class Output:
             if not done:
                 return
 
+    def gather(self, buffers: list[Buffer]) -> bool:
+        """Keep a message for the next write; return whether there is enough for one. The caller holds the lock."""
+        self.gathered += buffers
+        self._gathered_size += sum(map(len, buffers))
+        return self._gathered_size >= GATHERED
+
+    def take_gathered(self) -> list[Buffer]:
+        """Return what was gathered, as few buffers. The caller holds the lock, and nothing pending goes before it."""
+        gathered, self.gathered, self._gathered_size = self.gathered, [], 0
+        return [b"".join(gathered)] if len(gathered) > 1 else gathered
+
     def write_pending(self, deadline: Deadline | None) -> bool:
         """Send what is pending: by the deadline, or without one what goes now. Return whether all of it left.
 
         The caller holds the lock. Raises Broken.
         """
+        if self.gathered:
+            self._rest += self.take_gathered()
         while self._rest or self._begin_next():
             taken = self._offer(self._rest)
             self._rest = remaining(self._rest, taken)
@@ -149,6 +168,7 @@ class Output:
         except OSError as error:
             self.broken = error.strerror or str(error) or type(error).__name__
             self._rest = []
+            self.take_gathered()
             with self._state_lock:
                 self._queue.clear()
             raise Broken(self.broken) from error

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from .deadline import Deadline
 from .exceptions import Close, ConnectionClosed, ProtocolError
 from .protocol.endpoint import Receiver
-from .protocol.events import AppEvent, Closed, Fragment, Message, Ping, Pong
+from .protocol.events import AppEvent, Closed, Event, Fragment, Message, Ping, Pong
 from .settings import Settings
 from .transport import Transport
 
@@ -27,9 +27,10 @@ __all__ = ["Pump"]
 READ_SIZE = 64 * 1024
 MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has ended, before the socket is cut
 OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
+MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one being handled
 READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
 
-NOW = Deadline(0)
+NOW, NEVER = Deadline(0), Deadline(None)
 MAIN_THREAD = threading.main_thread().ident
 
 
@@ -39,14 +40,16 @@ class Pump(ABC):
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         self.settings = settings
         self._transport = transport
-        self._receiver = receiver  # the pump's, as the next six
+        self._receiver = receiver  # the pump's, as the next seven
         self._hooks = hooks
         self._events = 0
         self._drained = 0
+        self._held: Closed | ProtocolError | None = None  # the end, while what came before it is being handled
         self._idle = False  # the pump is waiting: an interrupt now loses nothing
         self._bytes_received = 0
         self._messages_received = 0
 
+        self._gathering: int | None = None  # the thread whose messages are gathered; that thread's
         self._lock = threading.Lock()  # the state lock: guards all that follows
         self._changed = threading.Condition(self._lock)
         self._waiting = 0  # threads waiting on the condition
@@ -69,6 +72,10 @@ class Pump(ABC):
     @abstractmethod
     def _flush(self) -> None:
         """Send what is pending as far as it goes without blocking."""
+
+    @abstractmethod
+    def _stop_gathering(self) -> None:
+        """If this thread gathers what it sends, send that now."""
 
     @abstractmethod
     def _on_ping(self, event: Ping) -> None:
@@ -104,9 +111,14 @@ class Pump(ABC):
 
     # Receiving
 
-    def _next(self, deadline: Deadline) -> AppEvent:
-        """Return the next event for the application, pumping or waiting for whoever pumps."""
+    def _next(self, deadline: Deadline, ahead: bool = False) -> AppEvent:
+        """Return the next event for the application, pumping or waiting for whoever pumps.
+
+        With ``ahead``, what has come with it is put into the inbox at once.
+        """
         while True:
+            if self._gathering is not None and not self._inbox:
+                self._stop_gathering()
             with self._lock:
                 if self._inbox:
                     return self._take_locked()
@@ -117,7 +129,7 @@ class Pump(ABC):
                         raise TimeoutError("no message in time")
                     continue
                 self._pumping = True
-            event = self._pump(deadline)
+            event = self._pump(deadline, ahead)
             if event is not None:
                 return event
             if deadline.passed():
@@ -147,6 +159,8 @@ class Pump(ABC):
 
     def _pump_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds, asked with the state lock held, and meanwhile read for all."""
+        if self._gathering is not None:
+            self._stop_gathering()
         while True:
             with self._lock:
                 while not done():
@@ -164,7 +178,7 @@ class Pump(ABC):
 
     # As the pump
 
-    def _pump(self, deadline: Deadline) -> AppEvent | None:
+    def _pump(self, deadline: Deadline, ahead: bool) -> AppEvent | None:
         """As the pump, return the next event for the application; None if the deadline or the end came first."""
         try:
             event = self._parse()
@@ -172,6 +186,8 @@ class Pump(ABC):
                 event = self._parse()
                 if event is None:
                     self._read_ended()
+            if ahead and event is not None and self._receiver.buffered:
+                self._look_ahead()
             return event
         except BaseException:
             self._interrupted()
@@ -201,11 +217,21 @@ class Pump(ABC):
                 if self._waiting:
                     self._changed.notify_all()
 
-    def _parse(self) -> AppEvent | None:
-        """As the pump, return the next event for the application; answer and note the others."""
+    def _look_ahead(self) -> None:
+        """As the pump, move what has already come into the inbox, but not the end: what comes before it comes first."""
+        while self._inbox_size < MOST_AHEAD and not self._full() and (event := self._parse(hold_end=True)) is not None:
+            with self._lock:
+                self._inbox.append(event)
+                self._inbox_size += _cost(event)
+
+    def _parse(self, hold_end: bool = False) -> AppEvent | None:
+        """As the pump, return the next event for the application; answer and note the others.
+
+        With ``hold_end``, a Close or an error is kept for the next call, and None returned.
+        """
         try:
             while not self._failed:
-                event = self._receiver.next_event()
+                event = self._next_event(hold_end)
                 if event is None:
                     return None
                 self._events += 1
@@ -227,6 +253,24 @@ class Pump(ABC):
         except ProtocolError as error:
             self._fail(error.close_code, str(error))
         return None
+
+    def _next_event(self, hold_end: bool) -> Event | None:
+        if self._held is None:
+            if not hold_end:
+                return self._receiver.next_event()
+            try:
+                event = self._receiver.next_event()
+                if not isinstance(event, Closed):
+                    return event
+                self._held = event
+            except ProtocolError as error:
+                self._held = error
+        if hold_end:
+            return None
+        held, self._held = self._held, None
+        if isinstance(held, ProtocolError):
+            raise held
+        return held
 
     def _read(self, deadline: Deadline) -> bool:
         """As the pump, read once, waiting for it; False if the deadline came first."""
