@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 # The package's modules are imported where they are used: tests of the protocol need none of them.
 if TYPE_CHECKING:
-    from websocketserver.connection import WebSocketConnection
-    from websocketserver.endpoint import Role
+    from websocketserver.connection import Role, WebSocketConnection
     from websocketserver.settings import Settings
 
 __all__ = [
@@ -281,8 +280,7 @@ def pipe(
     Their extensions are off unless negotiate_extensions. Other keyword arguments go to both ends:
     ``pipe(hooks=frozenset({"ping"}))``.
     """
-    from websocketserver.connection import WebSocketConnection
-    from websocketserver.endpoint import Role
+    from websocketserver.connection import Role, WebSocketConnection
     from websocketserver.protocol.extensions import accept_answer, format_offers, negotiate
     from websocketserver.protocol.grammar import parse_extensions
     from websocketserver.settings import Settings
@@ -312,8 +310,7 @@ def half(
 
     The options go to the connection: settings=, codecs=, hooks=, ...
     """
-    from websocketserver.connection import WebSocketConnection
-    from websocketserver.endpoint import Role
+    from websocketserver.connection import Role, WebSocketConnection
 
     role = role or Role.SERVER
     client, server = _sockets(tls=tls, tcp=tcp)

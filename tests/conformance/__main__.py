@@ -23,7 +23,6 @@ from pathlib import Path
 
 from .autobahn import CACHE, Autobahn, Result, Stalled
 
-HERE = Path(__file__).parent
 BASIC = ["1", "2", "3", "4", "5", "6", "7", "9", "10"]  # there is no group 8
 # Of the eighteen messages of each compression group: 16 bytes, 4 KiB, and 128 KiB in frames of 1 KiB.
 SIZES = ("1", "5", "16")
@@ -57,14 +56,20 @@ def shortfalls(results: Sequence[Result]) -> list[Result]:
 
 
 @contextmanager
-def _running_server(command: Sequence[str]) -> Iterator[int]:
-    """Yield the port of the server under test, which it prints as its first line."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+def _running_server(command: Sequence[str], log: Path) -> Iterator[int]:
+    """Yield the port of the server under test, which it prints as its first line; what it logs goes to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(log, "wb") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
         assert process.stdout
         try:
             line = process.stdout.readline()
             if not line.strip().isdigit():
-                raise Stalled(f"{' '.join(command)} printed no port but {line!r}")
+                raise Stalled(f"{' '.join(command)} printed no port but {line!r}; see {log}")
             yield int(line)
         finally:
             process.kill()
@@ -77,7 +82,7 @@ def run(side: str, autobahn: Autobahn, command: Sequence[str], cases: Sequence[s
         chosen, name, start = list(members), f"{side}/{group}", time.monotonic()
         try:
             if side == "server":
-                with _running_server(command) as port:
+                with _running_server(command, autobahn.reports / side / f"server-{group}.log") as port:
                     got = autobahn.test_server(port, chosen, name)
             else:
                 got = autobahn.test_client(command, chosen, name)
@@ -110,8 +115,8 @@ def main() -> int:
     patterns = options.cases or (BASIC + SAMPLE if options.sample else BASIC)
     cases = everything if options.all else select(everything, patterns)
     commands = {
-        "server": options.server or [sys.executable, str(HERE / "server.py")],
-        "client": options.client or [sys.executable, str(HERE / "client.py")],
+        "server": options.server or [sys.executable, "-m", "tests.conformance.server"],
+        "client": options.client or [sys.executable, "-m", "tests.conformance.client"],
     }
     failures = 0
     for side in [options.side] if options.side else ["server", "client"]:

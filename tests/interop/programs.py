@@ -116,7 +116,7 @@ class Conversation(WebSocketRequestHandler):
             self.websocket.ping(words[0].encode())
             self.websocket.send("pinged")
         elif command == "fragments":
-            self.websocket.send_fragments(f"piece {i};" for i in range(int(words[0])))
+            self.websocket.send("".join(f"piece {i};" for i in range(int(words[0]))))  # in frames of fragment_size
         else:
             self.websocket.send(message)
 

@@ -102,7 +102,8 @@ class TestTheirClient:
         assert {"event": "ping", "text": "hello"} in theirs
 
     def test_our_fragments(self) -> None:
-        theirs, _ = self.run([{"do": "send", "text": "fragments 3"}, {"do": "close", "code": 1000}], {})
+        actions = [{"do": "send", "text": "fragments 3"}, {"do": "close", "code": 1000}]
+        theirs, _ = self.run(actions, {}, fragment_size=4)
         assert theirs[1]["text"] == "piece 0;piece 1;piece 2;"
 
     @pytest.mark.parametrize("code, reason", [(1000, ""), (1001, "going"), (3999, "why not")])
