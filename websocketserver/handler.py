@@ -20,7 +20,7 @@ from .exceptions import ConnectionClosed, HandshakeError
 from .httphandler import StrictHTTPRequestHandler
 from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
-from .protocol.events import Fragment, Message, Ping, Pong
+from .protocol.events import AppEvent, Fragment, Message, Ping
 from .protocol.extensions import Codec, negotiate
 from .protocol.handshake import VERSIONS, Request, check_request, is_upgrade, response_fields, same_origin
 from .protocol.headers import ResponseHead, serialize_head
@@ -137,16 +137,8 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
         Then only on_open and on_close are called for you; the connection is closed on return.
         """
         try:
-            while True:
-                event = self.websocket.next_event()
-                if isinstance(event, Message):
-                    self.on_message(event.data.decode() if event.text and isinstance(event.data, bytes) else event.data)
-                elif isinstance(event, Fragment):
-                    self.on_fragment(event)
-                elif isinstance(event, Ping):
-                    self.on_ping(event.payload)
-                elif isinstance(event, Pong):
-                    self.on_pong(event.payload)
+            for event in self.websocket.events():
+                self._handle_event(event)
         except ConnectionClosed as error:
             if not self._is_end(error):
                 raise
@@ -305,6 +297,22 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
                 self._report()
                 return CloseCode.INTERNAL_ERROR
         return CloseCode.NORMAL_CLOSURE
+
+    def _handle_event(self, event: AppEvent) -> None:
+        """Call the hook for an event; where the hook finds the connection closed, those that came before go on."""
+        try:
+            if isinstance(event, Message):
+                data = event.data
+                self.on_message(data.decode() if event.text and isinstance(data, bytes) else data)
+            elif isinstance(event, Fragment):
+                self.on_fragment(event)
+            elif isinstance(event, Ping):
+                self.on_ping(event.payload)
+            else:
+                self.on_pong(event.payload)
+        except ConnectionClosed as error:
+            if not self._is_end(error):
+                raise
 
     def _say_goodbye(self) -> None:
         code = self.websocket.close_code or CloseCode.ABNORMAL_CLOSURE
