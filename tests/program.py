@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -28,8 +29,21 @@ class Program:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with self.process as process:
-            process.kill()
+        self.process.kill()
+        with self.process, contextlib.suppress(BrokenPipeError):
+            if self.process.stdin:
+                self.process.stdin.close()
+
+    def type(self, data: bytes) -> None:
+        """Write to its standard input (stdin=subprocess.PIPE)."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes of standard output."""
+        assert self.process.stdout is not None
+        return bytes(run_in_thread(self.process.stdout.read, size).result())
 
     def line(self) -> str:
         """Return the next line of standard output, without its end."""

@@ -28,6 +28,9 @@ class Echo(WebSocketRequestHandler):
         self.websocket.send(message)
 
 
+EVIL = "\x1b]0;owned\x07\ttab\nnewline \x9b2J \u202eabc caf\u00e9".encode()
+
+
 class Scripted(WebSocketRequestHandler):
     """Does what the first message says."""
 
@@ -40,7 +43,7 @@ class Scripted(WebSocketRequestHandler):
         elif word == "subprotocol":
             self.websocket.send(repr(self.websocket.subprotocol))
         elif word == "evil":
-            self.websocket.send("\x1b]0;owned\x07\ttab\nnewline \x9b2J \u202eabc caf\u00e9")
+            self.websocket.send(EVIL.decode())
             self.websocket.send(b"\x00\xff")
 
     subprotocols = ("chat",)
@@ -58,11 +61,17 @@ def scripted() -> Iterator[Running]:
         yield running
 
 
-def connect(url: str, *options: str, typed: bytes) -> tuple[int, bytes, str]:
-    """Run connect with this standard input to its end; return exit code, output and errors."""
-    with Program(*CONNECT, "--wait", "0.3", *options, url, stdin=subprocess.PIPE) as program:
-        output, errors = program.process.communicate(typed, timeout=SOON)
-        return program.process.returncode, output, errors.decode()
+def connect(url: str, *options: str, typed: bytes, expected: int = 0, wait: str = "0.05") -> tuple[int, bytes, str]:
+    """Run connect to its end; return exit code, output and errors.
+
+    Its standard input ends when so many bytes of output as are expected have come.
+    """
+    with Program(*CONNECT, "--wait", wait, *options, url, stdin=subprocess.PIPE) as program:
+        typing = run_in_thread(program.type, typed)
+        output = program.read(expected)
+        typing.result()
+        rest, errors = program.process.communicate(timeout=SOON)
+        return program.process.returncode, output + rest, errors.decode()
 
 
 class TestConnectPiped:
@@ -70,68 +79,86 @@ class TestConnectPiped:
         ("typed", "printed"),
         [
             (b"hi\n", b"hi\n"),
-            (b"no newline", b"no newline\n"),
             (b"dos\r\nunix\n", b"dos\nunix\n"),
             (b"\n\n", b"\n\n"),
             ("caf\u00e9 \u2028\x0b\x0c one line\n".encode(), "caf\u00e9 \u2028\x0b\x0c one line\n".encode()),
             (b"x" * 300_000 + b"\nlast\n", b"x" * 300_000 + b"\nlast\n"),
             (b"", b""),
         ],
-        ids=["line", "no-newline", "line-ends", "empty-lines", "utf-8", "long", "nothing"],
+        ids=["line", "line-ends", "empty-lines", "utf-8", "long", "nothing"],
     )
     def test_lines_are_messages_both_ways(self, echo: Running, typed: bytes, printed: bytes) -> None:
-        exit_code, output, errors = connect(echo.url(), typed=typed)
+        exit_code, output, errors = connect(echo.url(), typed=typed, expected=len(printed))
         assert output == printed
         assert errors == f"Connected to {echo.url()}\nClosed: 1000\n"
         assert exit_code == 0
 
     def test_many_lines_lose_nothing(self, echo: Running) -> None:
         lines = b"".join(b"line %d\n" % number for number in range(5000))
-        assert connect(echo.url(), typed=lines)[:2] == (0, lines)
+        assert connect(echo.url(), typed=lines, expected=len(lines))[:2] == (0, lines)
 
-    def test_answer_to_the_last_line_is_not_lost_where_a_close_would_overtake_it(self) -> None:
-        """Servers that read ahead answer a Close at once and can no longer send; one that is asked before is heard."""
+    def test_answers_to_the_last_line_are_waited_for(self) -> None:
+        """A Close right behind it would overtake the answers of servers that read ahead."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = run_in_thread(self._answer_unless_closing, listener)
+            server = run_in_thread(self._answer, listener)
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
-            exit_code, output, _ = connect(url, "--wait", "2", typed=b"question\n")
+            with Program(*CONNECT, "--wait", "60", url, stdin=subprocess.PIPE) as program:
+                exit_code, output, _ = program.wait(b"question without a line's end")
             assert server.result() == 1000
-            assert (exit_code, output) == (0, b"one\ntwo\n")
+            assert (exit_code, output) == (0, "one\ntwo\n")
 
     @staticmethod
-    def _answer_unless_closing(listener: socket.socket) -> int:
+    def _answer(listener: socket.socket) -> int:
         with _accept(listener) as peer:
-            assert peer.read_frame().payload == b"question"
+            assert peer.read_frame().payload == b"question without a line's end"
             peer.frame(1, b"one")
             peer.frame(1, b"two")
+            peer.close_frame()
+            return peer.read_close()
+
+    def test_closes_when_nothing_has_come_for_a_while_after_the_end_of_input(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = run_in_thread(self._wait_for_close, listener)
+            exit_code, _, errors = connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/", typed=b"")
+            assert server.result() == 1000
+            assert exit_code == 0
+            assert errors.endswith("\nClosed: 1000\n")
+
+    @staticmethod
+    def _wait_for_close(listener: socket.socket) -> int:
+        with _accept(listener) as peer:
+            peer.frame(1, b"greeting")
             code = peer.read_close()
             peer.close_frame(code)
             return code
 
     def test_http_urls_are_understood(self, echo: Running) -> None:
-        assert connect(echo.http_url(), typed=b"hi")[:2] == (0, b"hi\n")
+        assert connect(echo.http_url(), typed=b"hi\n", expected=3)[:2] == (0, b"hi\n")
 
     def test_tls(self) -> None:
         with running_server(Echo, tls=True) as running:
-            assert connect(running.url(), "--insecure", typed=b"hi")[:2] == (0, b"hi\n")
+            assert connect(running.url(), "--insecure", typed=b"hi\n", expected=3)[:2] == (0, b"hi\n")
 
     def test_headers_origin_and_subprotocol_are_sent(self, scripted: Running) -> None:
         options = ("-H", "X-One: 1", "--header", "X-Two:two: 2", "--subprotocol", "other", "--subprotocol", "chat")
         typed = b"header X-One\nheader X-Two\nheader Origin\nsubprotocol\n"
         origin = scripted.http_url().rstrip("/")
-        exit_code, output, errors = connect(scripted.url(), *options, "--origin", origin, typed=typed)
-        assert output.decode().splitlines() == ["'1'", "'two: 2'", repr(origin), "'chat'"]
+        expected = "\n".join(["'1'", "'two: 2'", repr(origin), "'chat'", ""]).encode()
+        exit_code, output, errors = connect(
+            scripted.url(), *options, "--origin", origin, typed=typed, expected=len(expected)
+        )
+        assert output == expected
         assert f"Connected to {scripted.url()} with subprotocol chat\n" in errors
         assert exit_code == 0
 
     def test_binary_messages_are_printed_in_hexadecimal(self, scripted: Running) -> None:
-        assert connect(scripted.url(), typed=b"evil")[1].endswith(b"\n00ff\n")
+        assert connect(scripted.url(), typed=b"evil\n", expected=len(EVIL) + 6)[1].endswith(b"\n00ff\n")
 
     def test_binary_is_a_pipe_for_bytes(self, echo: Running) -> None:
         data = bytes(range(256)) * 1000
-        assert connect(echo.url(), "--binary", typed=data)[:2] == (0, data)
+        assert connect(echo.url(), "--binary", typed=data, expected=len(data))[:2] == (0, data)
 
-    def test_binary_writes_text_without_line_ends_too(self, scripted: Running) -> None:
+    def test_binary_writes_text_without_line_ends_too(self) -> None:
         class Greeter(WebSocketRequestHandler):
             def on_open(self) -> None:
                 self.websocket.send("text")
@@ -139,10 +166,10 @@ class TestConnectPiped:
                 self.websocket.close()
 
         with running_server(Greeter) as running:
-            assert connect(running.url(), "--binary", typed=b"")[:2] == (0, b"text\n\xff")
+            assert connect(running.url(), "--binary", typed=b"", wait="inf")[:2] == (0, b"text\n\xff")
 
     def test_control_characters_pass_unchanged_into_a_pipe(self, scripted: Running) -> None:
-        assert connect(scripted.url(), typed=b"evil")[1].startswith(b"\x1b]0;owned\x07\ttab\nnewline \xc2\x9b2J")
+        assert connect(scripted.url(), typed=b"evil\n", expected=len(EVIL) + 6)[1].startswith(EVIL)
 
     def test_input_that_is_not_utf_8(self, echo: Running) -> None:
         exit_code, _, errors = connect(echo.url(), typed=b"fine\n\xff\n")
@@ -151,7 +178,7 @@ class TestConnectPiped:
 
     @pytest.mark.parametrize(("code", "exit_code"), [(1000, 0), (1001, 0), (1011, 1), (4000, 1)])
     def test_exit_code_tells_how_the_server_closed(self, scripted: Running, code: int, exit_code: int) -> None:
-        got, _, errors = connect(scripted.url(), "--wait", "inf", typed=b"close %d" % code)
+        got, _, errors = connect(scripted.url(), typed=b"close %d" % code, wait="inf")
         assert errors.endswith(f"Closed: {code} as you wish\n")
         assert got == exit_code
 
@@ -159,7 +186,7 @@ class TestConnectPiped:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = run_in_thread(self._close_without_code, listener)
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
-            exit_code, _, errors = connect(url, "--wait", "inf", typed=b"")
+            exit_code, _, errors = connect(url, typed=b"", wait="inf")
             server.result()
             assert errors.endswith("Closed: 1005\n")
             assert exit_code == 0
@@ -176,25 +203,21 @@ class TestConnectPiped:
                 self.websocket.close(4000, "\x1b[2J\nClosed: 1000")
 
         with running_server(Liar) as running:
-            errors = connect(running.url(), typed=b"")[2]
+            errors = connect(running.url(), typed=b"", wait="inf")[2]
             assert errors.splitlines()[1:] == ["Closed: 4000 \\x1b[2J\\nClosed: 1000"]
 
     def test_ends_when_the_server_closes_though_input_stays_open(self, scripted: Running) -> None:
         with Program(*CONNECT, scripted.url(), stdin=subprocess.PIPE) as program:
-            assert program.process.stdin is not None
-            program.process.stdin.write(b"close 1000\n")
-            program.process.stdin.flush()
+            program.type(b"close 1000\n")
             assert program.process.wait(SOON) == 0
 
     def test_reader_that_leaves_ends_it_quietly(self, echo: Running) -> None:
         with Program(*CONNECT, echo.url(), stdin=subprocess.PIPE) as program:
-            assert program.process.stdin is not None and program.process.stdout is not None
-            program.process.stdin.write(b"one\n")
-            program.process.stdin.flush()
+            assert program.process.stdout is not None
+            program.type(b"one\n")
             assert program.line() == "one"
             program.process.stdout.close()
-            program.process.stdin.write(b"two\n")
-            program.process.stdin.flush()
+            program.type(b"two\n")
             assert program.process.wait(SOON) == 1
             assert program.process.stderr is not None
             assert program.process.stderr.read().decode() == f"Connected to {echo.url()}\n"

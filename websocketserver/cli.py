@@ -180,7 +180,7 @@ def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         context.load_cert_chain(options.tls_cert, options.tls_key, _password(options))
     except (ssl.SSLError, UnicodeError) as error:
         files = " and ".join(filter(None, (options.tls_cert, options.tls_key)))
-        raise Failure(f"no certificate with its key in {files}: {error.reason or error}") from None
+        raise Failure(f"no certificate with its key in {files}: {getattr(error, 'reason', '') or error}") from None
     except OSError as error:
         raise Failure(f"cannot read {error.filename}: {error.strerror}") from None
     return context
@@ -210,7 +210,7 @@ def _what(options: argparse.Namespace) -> str:
 
 def _url(server: ThreadingWebSocketServer, handler: Callable[..., Any], options: argparse.Namespace) -> str:
     """Return a URL of the server that can be clicked on."""
-    host, port = server.server_address[:2]
+    host, port = str(server.server_address[0]), server.server_port
     if host in ("", "0.0.0.0", "::"):
         host = "localhost"
     if ":" in host:
@@ -293,7 +293,7 @@ def _client(options: argparse.Namespace) -> WebSocketClient:
     except HandshakeError as error:
         raise Failure(_refusal(error)) from None
     except OSError as error:  # before ValueError: a certificate that fails is both
-        raise Failure(f"cannot connect to {_without_password(options.url)}: {error.strerror or error}") from None
+        raise Failure(_unreachable(options.url, error)) from None
     except (TypeError, ValueError) as error:
         raise Failure(str(error), 2) from None
 
@@ -311,8 +311,21 @@ def _insecure_context() -> ssl.SSLContext:
 
 
 def _refusal(error: HandshakeError) -> str:
-    body = error.body.decode("utf-8", "replace").strip()
-    return f"{error}: {body.splitlines()[0][:200]}" if body else str(error)
+    """Return what went wrong, with the server's explanation if it is for people."""
+    plain = error.headers.get("Content-Type", "").startswith("text/plain")
+    lines = error.body.decode("utf-8", "replace").strip().splitlines() if plain else []
+    if not lines:
+        return str(error)
+    status, _, explanation = lines[0][:200].partition(": ")
+    return f"{error}: {explanation if status.startswith(str(error.status)) else lines[0][:200]}"
+
+
+def _unreachable(url: str, error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = f"its certificate is not trusted: {error.verify_message} (--insecure accepts any)"
+    else:
+        why = error.strerror or str(error)
+    return f"cannot connect to {_without_password(url)}: {why}"
 
 
 def _without_password(url: str) -> str:
