@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import pytest
 
 from .twins import TWINS
+
+collect_ignore = ["test_speedups.py"] if os.environ.get("WEBSOCKETSERVER_PURE") else []
 
 
 @pytest.fixture(params=TWINS)

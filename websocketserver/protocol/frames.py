@@ -50,6 +50,7 @@ _OPCODES = frozenset(int(opcode) for opcode in Opcode)
 _MESSAGE_BEGINS = frozenset((1, 2))  # the opcodes of a message's first frame, the only one to carry reserved bits
 _CONTROL = 0x8  # the bit that control opcodes have in common (5.5)
 _MAX_CONTROL = 125  # bytes in a control frame (5.5)
+_MAX_LENGTH = (1 << 63) - 1  # bytes in a frame (5.2)
 _LEAST_ROOM = 4096  # bytes worth a read
 _FIRST_ROOM = 16384  # bytes made for a payload of which nothing has arrived
 
@@ -93,8 +94,7 @@ class FrameParser:
     )
 
     def __init__(self, *, masked: bool, max_size: int | None = None, rsv: int = 0) -> None:
-        if not 0 <= rsv <= 7:
-            raise ValueError(f"reserved bits {rsv} are not in 0 to 7")
+        _check_range("rsv", rsv, 7)
         self._mask_bit = 0x80 if masked else 0
         self._max_size = max_size
         self._rsv = rsv
@@ -240,6 +240,11 @@ def _check_length(length: int, size: int) -> None:
         raise ProtocolError("payload length with its highest bit set")  # 5.2
 
 
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} {value} out of its range")
+
+
 class PayloadBuffer:
     """The bytes of one message under way. Not thread-safe.
 
@@ -298,8 +303,10 @@ def serialize_header(opcode: int, length: int, fin: bool = True, rsv: int = 0, k
 
     Raises ValueError for an opcode, length or reserved bits beyond their fields, and for a key that is not 4 bytes.
     """
-    if not (0 <= opcode <= 0x0F and 0 <= rsv <= 7 and 0 <= length < 1 << 63):
-        raise ValueError(f"no frame with opcode {opcode}, reserved bits {rsv} and {length} bytes")
+    if not (0 <= length <= _MAX_LENGTH and 0 <= opcode <= 15 and 0 <= rsv <= 7):
+        _check_range("length", length, _MAX_LENGTH)
+        _check_range("opcode", opcode, 15)
+        _check_range("rsv", rsv, 7)
     first = (0x80 if fin else 0) | rsv << 4 | opcode
     masked = 0 if key is None else 0x80
     if length < 126:

@@ -16,7 +16,7 @@ __all__ = ["mask", "mask_in_place"]
 _LANES_FROM = 2048  # bytes; below, one big integer is faster than four table look-ups (measured on CPython 3.11)
 
 
-def mask(data: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
+def mask(data: bytes | bytearray | memoryview, key: bytes | bytearray, /) -> bytes:
     """Return ``data`` masked, or unmasked, with the 4-byte ``key``.
 
     Raises ValueError for a key of another length. ``data`` may be any C-contiguous buffer.
@@ -35,7 +35,7 @@ def mask(data: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
     return bytes(masked)
 
 
-def mask_in_place(buffer: bytearray | memoryview, key: bytes | bytearray, offset: int = 0) -> None:
+def mask_in_place(buffer: bytearray | memoryview, key: bytes | bytearray, offset: int = 0, /) -> None:
     """Mask, or unmask, a writable ``buffer`` with the 4-byte ``key``.
 
     ``offset`` is where in the payload the buffer begins (bytes). Raises ValueError for a key of
