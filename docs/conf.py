@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # autodoc reads the checkout, installed or not
+
 _metadata = configparser.ConfigParser()
 _metadata.read(ROOT / "setup.cfg")
 

@@ -1,4 +1,4 @@
-"""Every public exception, in one tree.
+"""Every public exception, in one tree::
 
     WebSocketError
      +-- HandshakeError        the opening handshake failed; no connection came to be
