@@ -269,6 +269,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
         try:
+            self.request.getpeername()  # wrap_socket would lose the descriptor of a socket that was reset
             self._owned = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
             self.connection = self._owned
             self._accepted.adopt(self._owned)
