@@ -12,15 +12,15 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-# The package's modules are imported where they are used: tests of the protocol need none of them.
-if TYPE_CHECKING:
-    from websocketserver.connection import Role, WebSocketConnection
-    from websocketserver.settings import Settings
+from websocketserver import Role, Settings, ThreadingWebSocketServer, WebSocketConnection
+from websocketserver.protocol.extensions import accept_answer, format_offers, negotiate
+from websocketserver.protocol.grammar import parse_extensions
 
 __all__ = [
     "MS",
@@ -280,11 +280,6 @@ def pipe(
     Their extensions are off unless negotiate_extensions. Other keyword arguments go to both ends:
     ``pipe(hooks=frozenset({"ping"}))``.
     """
-    from websocketserver.connection import Role, WebSocketConnection
-    from websocketserver.protocol.extensions import accept_answer, format_offers, negotiate
-    from websocketserver.protocol.grammar import parse_extensions
-    from websocketserver.settings import Settings
-
     client, server = client or Settings(), server or Settings()
     theirs: list[Any] = []
     ours: list[Any] = []
@@ -304,15 +299,12 @@ def pipe(
 
 @contextlib.contextmanager
 def half(
-    role: Role | None = None, *, tls: bool = False, tcp: bool = False, **options: Any
+    role: Role = Role.SERVER, *, tls: bool = False, tcp: bool = False, **options: Any
 ) -> Iterator[tuple[WebSocketConnection, RawPeer]]:
     """Yield one end (the server's, unless role says Role.CLIENT) and, opposite, a peer by hand.
 
     The options go to the connection: settings=, codecs=, hooks=, ...
     """
-    from websocketserver.connection import Role, WebSocketConnection
-
-    role = role or Role.SERVER
     client, server = _sockets(tls=tls, tcp=tcp)
     ours, theirs = (server, client) if role is Role.SERVER else (client, server)
     connection = WebSocketConnection(ours, role=role, **options)
@@ -362,8 +354,6 @@ def _recording(server_class: type) -> type:
     """Return the server class with a handle_error that keeps the exception instead of printing it."""
 
     def handle_error(self: Any, request: Any, client_address: Any) -> None:
-        import sys
-
         error = sys.exc_info()[1]
         assert error is not None, "handle_error outside of an except block"
         self.test_errors.append(error)
@@ -375,7 +365,7 @@ def _recording(server_class: type) -> type:
 def running_server(
     handler_class: Any,
     *,
-    server_class: type | None = None,
+    server_class: type = ThreadingWebSocketServer,
     address: Any = ("127.0.0.1", 0),
     tls: bool = False,
     server_attributes: dict[str, Any] | None = None,
@@ -388,10 +378,6 @@ def running_server(
     of the server. Fails if a handler let an exception escape, unless errors_expected or the test has
     taken it out of ``errors``.
     """
-    if server_class is None:
-        from websocketserver import ThreadingWebSocketServer
-
-        server_class = ThreadingWebSocketServer
     if class_attributes:
         handler_class = type(handler_class.__name__, (handler_class,), class_attributes)
     attributes = {"test_errors": [], **(server_attributes or {})}
