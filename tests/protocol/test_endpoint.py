@@ -640,6 +640,16 @@ class TestDirectReads:
             with pytest.raises(ValueError, match="released"):
                 len(buffer)
 
+    def test_what_is_fed_behind_it_comes_behind_it(self) -> None:
+        receiver = self.begin(masked(BINARY, length=DIRECT))
+        buffer = receiver.get_buffer()
+        assert buffer is not None
+        receiver.buffer_updated(buffer, DIRECT)
+        receiver.feed(masked(PING, b"behind"))
+        assert isinstance(receiver.next_event(), Message)
+        assert receiver.next_event() == Ping(b"behind")
+        assert receiver.next_event() is None
+
     @pytest.mark.parametrize("bad", BAD_TEXT)
     def test_text_fails_at_the_first_bad_byte(self, bad: bytes) -> None:
         for data in (bad, 1000 * b"a" + bad):

@@ -92,11 +92,9 @@ class Receiver:
         """
         next_frame = self._parser.next_frame
         while not self.closed:
-            frame = next_frame()
+            frame = self._filled or next_frame()
             if frame is None:
-                if not self._filled:
-                    return None
-                frame, self._filled = self._filled, None
+                return None
             if frame.opcode >= CLOSE:
                 return self._on_control(frame)
             event = self._on_data(frame)
@@ -193,6 +191,7 @@ class Receiver:
     def _on_piece(self, frame: Frame) -> Event | None:
         fin = frame.complete and frame.fin
         self._in_frame = not frame.complete
+        self._filled = None
         data: bytes = frame.payload
         if data or fin:
             for decoder in self._active:
