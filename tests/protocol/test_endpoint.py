@@ -433,6 +433,10 @@ class TestPieces:
     def test_an_unfinished_character_at_the_end(self) -> None:
         refuse(masked(TEXT, b"\xe2", fin=False) + masked(CONTINUATION), 1007, fragments=True)
 
+    @pytest.mark.parametrize("bad", BAD_TEXT)
+    def test_the_first_bad_byte_fails(self, bad: bytes) -> None:
+        refuse(masked(TEXT, bad + bytes(100))[:-100], 1007, fragments=True)
+
     def test_they_are_not_read_directly(self) -> None:
         receiver = Receiver(Role.SERVER, fragments=True)
         receiver.feed(masked(BINARY, length=10 * DIRECT))

@@ -156,7 +156,7 @@ class Receiver:
         try:
             return Message(payload.decode(), True)
         except UnicodeDecodeError as error:
-            raise _not_utf8(error) from None
+            raise ProtocolError(f"text is not UTF-8: {error.reason}", CloseCode.INVALID_PAYLOAD_DATA) from None  # 8.1
 
     def _begin_frame(self, frame: Frame) -> None:
         """Check a data frame before its payload is awaited (5.4)."""
@@ -202,20 +202,17 @@ class Receiver:
             raise self._too_big(self._size)
         if fin:
             self._in_message = False
-        if self._as_fragments:
-            return self._fragment(data, fin)
         if self._text:
             self._utf8.feed(data, fin)
+        if self._as_fragments:
+            return self._fragment(data, fin)
         self._payload.append(data)
         return Message(self._payload.take(), self._text) if fin else None
 
     def _fragment(self, data: bytes, fin: bool) -> Fragment | None:
         if not self._text:
             return Fragment(data, False, fin) if data or fin else None
-        try:
-            text = self._characters.decode(data, fin)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(error) from None
+        text = self._characters.decode(data, fin)
         return Fragment(text, True, fin) if text or fin else None
 
     def _too_big(self, size: int) -> ProtocolError:
@@ -223,10 +220,6 @@ class Receiver:
             f"message of at least {size} bytes, the limit is {self._max_size} (max_message_size)",
             CloseCode.MESSAGE_TOO_BIG,
         )
-
-
-def _not_utf8(error: UnicodeDecodeError) -> ProtocolError:
-    return ProtocolError(f"text is not UTF-8: {error.reason}", CloseCode.INVALID_PAYLOAD_DATA)  # 8.1
 
 
 class Sender:
