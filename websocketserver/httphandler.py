@@ -45,8 +45,18 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
     trusted_proxies: ClassVar[Sequence[str]] = ()
     disable_nagle_algorithm = True
 
+    _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
+    _lent = False  # the connection is in the hands of another handler
+
     def setup(self) -> None:
-        """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile."""
+        """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile.
+
+        Where ``request`` is another handler instead of a socket, take over its connection and its request:
+        this one answers it, and gives the connection back in ``finish``.
+        """
+        if isinstance(self.request, StrictHTTPRequestHandler):
+            self._borrow(self.request)
+            return
         registry = getattr(self.server, "registry", None)
         known = registry.get(self.request) if isinstance(registry, Registry) else None
         self._accepted = known or Accepted(self.request)
@@ -57,22 +67,31 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self.connection = self.request
         self._link = Link(self.request, self._handshake_deadline())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
-        self._disable_nagle()
+        self._set_nagle()
         context = getattr(self.server, "ssl_context", None)
-        if context is not None and not isinstance(self.request, ssl.SSLSocket):
+        if self._accepted.tls is not None:
+            self._owned = self.connection = self._link.sock = self._accepted.tls
+        elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
-        self._reader = SocketReader(self._link)
+        self._reader = SocketReader(self._link, self._accepted.received)
         size = self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE
         self.rfile = self._buffered = io.BufferedReader(self._reader, size)
         self.wfile = SocketWriter(self._link)
 
     def handle(self) -> None:
         """Serve requests until the connection is to be closed."""
-        if not self._failed:
+        if self._lender is not None:
+            self.handle_one_request()
+        elif not self._failed:
             super().handle()
 
     def finish(self) -> None:
         """End the stream, and close the socket if it was made here."""
+        if self._lent:
+            return
+        if self._lender is not None:
+            self._give_back(self._lender)
+            return
         super().finish()
         if not self._failed:
             self._link.end(self._linger)
@@ -86,7 +105,10 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         """Read one request and answer it."""
         ready = False
         with self._peer_faults():
-            ready = self._await_request() and self.parse_request()
+            if self._lender is not None:
+                ready = self._meets_expectation()
+            else:
+                ready = self._await_request() and self.parse_request()
         if ready:
             self._answer_request()
         else:
@@ -111,6 +133,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         if not self._accepted.begin_request():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down", {"Retry-After": "5"})
             return False
+        return self._meets_expectation()
+
+    def _meets_expectation(self) -> bool:
         expects = self.headers.get("Expect", "").lower() == "100-continue"
         return self.handle_expect_100() if expects and self.request_version >= "HTTP/1.1" else True
 
@@ -123,6 +148,19 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         """As inherited; remembers that there is an answer."""
         self._answered = True
         super().send_response_only(code, message)
+
+    def _borrow(self, lender: StrictHTTPRequestHandler) -> None:
+        vars(self).update(vars(lender))
+        lender._lent = lender.close_connection = True
+        self._lender = lender
+        self.close_connection = not self._keeps_alive()
+        self._link.limit = Pace(self.timeout)
+        self._set_nagle()
+
+    def _give_back(self, lender: StrictHTTPRequestHandler) -> None:
+        for name in vars(lender):
+            setattr(lender, name, getattr(self, name))
+        lender._lender, lender._lent = None, False
 
     def _reset_request(self) -> None:
         self.raw_requestline = b""
@@ -254,6 +292,25 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         """Return the client's address, for the log."""
         return self.remote_addresses[0]
 
+    # In a pool
+
+    def resume(self, received: bytes) -> None:
+        """For a pool: serve the request that these bytes begin with."""
+        self._reader.push(received)
+        self.handle()
+
+    def _park(self) -> bool:
+        """Leave the waiting for input to a pool, if there is one; ``finish`` is then called by the pool, at the end."""
+        if self._accepted.park is None or self._has_input():
+            return False
+        self._accepted.await_request()
+        self.finish = _nothing  # type: ignore[method-assign]
+        self._accepted.park(self)
+        return True
+
+    def _has_input(self) -> bool:
+        return self._reader.tell() > self._buffered.tell()
+
     # The socket
 
     def _handshake_deadline(self) -> Deadline:
@@ -261,10 +318,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             return Deadline(None)
         return Deadline(self.handshake_timeout - (time.monotonic() - self._accepted.since))
 
-    def _disable_nagle(self) -> None:
-        if self.disable_nagle_algorithm:
-            with contextlib.suppress(OSError):  # not TCP, or gone
-                self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    def _set_nagle(self) -> None:
+        with contextlib.suppress(OSError):  # not TCP, or gone
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.disable_nagle_algorithm)
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
@@ -288,3 +344,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken
+
+
+def _nothing() -> None:
+    """What shadows ``finish`` while the handler is parked."""

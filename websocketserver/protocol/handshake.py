@@ -32,8 +32,10 @@ __all__ = [
     "check_response",
     "host_field",
     "is_upgrade",
+    "offered_subprotocols",
     "response_fields",
     "same_origin",
+    "split_target",
 ]
 
 VERSIONS = (13, 8)
@@ -73,18 +75,12 @@ class Request:
     @cached_property
     def path(self) -> str:
         """The path of the target, as it was sent."""
-        return self._split_target[0]
+        return split_target(self.target)[0]
 
     @cached_property
     def query(self) -> str:
         """What follows the first "?" of the target, as it was sent; "" if there is none."""
-        return self._split_target[1]
-
-    @property
-    def _split_target(self) -> tuple[str, str]:
-        absolute = _match_absolute(self.target)
-        path, _, query = (absolute[2] if absolute else self.target).partition("?")
-        return path or "/", query
+        return split_target(self.target)[1]
 
     @cached_property
     def cookies(self) -> dict[str, str]:
@@ -97,6 +93,13 @@ class Request:
 
 
 # The server's side
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the path and the query of a request target, as they were sent."""
+    absolute = _match_absolute(target)
+    path, _, query = (absolute[2] if absolute else target).partition("?")
+    return path or "/", query
 
 
 def is_upgrade(head: RequestHead) -> bool:
@@ -117,7 +120,7 @@ def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Requ
     if key is None or not _match_key(key):  # 4.2.1, 5
         raise HeadError("Sec-WebSocket-Key is missing or not the base64 of 16 bytes")
     origin = _single(fields, _ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
-    subprotocols = _offered_subprotocols(fields.get("sec-websocket-protocol"))
+    subprotocols = offered_subprotocols(head)
     extensions = _offered_extensions(fields.get("sec-websocket-extensions"))
     return Request(head.method, head.target, head.headers, host, origin, version, key, subprotocols, extensions)
 
@@ -164,7 +167,9 @@ def _check_version(fields: Mapping[str, list[str]], versions: Sequence[int]) -> 
     return int(version)
 
 
-def _offered_subprotocols(values: list[str] | None) -> list[str]:
+def offered_subprotocols(head: RequestHead) -> list[str]:
+    """Return the subprotocols that the client offers, in its order; raises HandshakeError for a malformed list."""
+    values = head.fields.get("sec-websocket-protocol")
     if values is None:
         return []
     try:
