@@ -1,0 +1,873 @@
+"""The servers: where they listen, what they survive, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
+
+from .support import (
+    SOON,
+    RawPeer,
+    Running,
+    certificates,
+    opening_request,
+    raw_client,
+    run_in_thread,
+    running_server,
+    wait_until,
+)
+from .test_handler import Quiet, events, leave, serving
+
+TEXT, CLOSE = 1, 8
+PAGE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+BOTH = [ThreadingWebSocketServer, WebSocketServer]
+
+
+@pytest.fixture(params=BOTH, ids=lambda kind: kind.__name__)
+def server_class(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class Slow(Quiet):
+    """A page that takes until the test sets ``go``."""
+
+    go: threading.Event
+
+    def do_GET(self) -> None:
+        self.events.append("asked")
+        self.go.wait(SOON)
+        self.send_response(HTTPStatus.OK)
+        self.end_headers()
+        self.wfile.write(b"at last")
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := sock.recv(1 << 16):
+            received += data
+    return received
+
+
+@contextlib.contextmanager
+def connected(running: Running) -> Iterator[socket.socket]:
+    with socket.create_connection(running.address[:2], SOON) as sock:
+        yield sock
+
+
+def echo(running: Running, message: bytes = b"x") -> bytes:
+    with raw_client(running) as peer:
+        peer.frame(TEXT, message)
+        answer: bytes = peer.read_frame().payload
+        leave(peer)
+        return answer
+
+
+def run_program(program: str, *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own, which must end by itself."""
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+class TestListening:
+    def test_it_is_a_server_of_the_standard_library(self, server_class: Any) -> None:
+        with server_class(("127.0.0.1", 0), Quiet) as server:
+            assert isinstance(server, HTTPServer)
+            assert isinstance(server, socketserver.ThreadingMixIn) == (server_class is ThreadingWebSocketServer)
+            assert server.server_address[1] == server.server_port > 0
+            assert server.fileno() == server.socket.fileno()
+            assert server.RequestHandlerClass is Quiet
+            assert server.request_queue_size >= 128
+
+    def test_no_name_server_is_asked(self, server_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*args: Any) -> None:
+            raise AssertionError("a name server was asked")
+
+        for name in ("getfqdn", "gethostbyaddr", "gethostbyname"):
+            monkeypatch.setattr(socket, name, fail)
+        with server_class(("127.0.0.1", 0), Quiet) as server:
+            assert server.server_name == "127.0.0.1"
+
+    def test_no_host_means_both_families(self) -> None:
+        with serving(address=("", 0)) as running:
+            addresses = []
+            for host in ("127.0.0.1", "::1"):
+                with socket.create_connection((host, running.port), SOON) as sock:
+                    wait_until(lambda: len(running.server.registry) == 1)
+                    sock.sendall(opening_request())
+                    with RawPeer(sock, masks=True) as peer:
+                        wait_until(lambda: len(running.server.connections) == 1)
+                        leave(peer)
+                        addresses.append(peer.sock.getsockname()[0])
+                wait_until(lambda: not len(running.server.registry))
+            assert addresses == ["127.0.0.1", "::1"]
+            assert running.server.server_name == ""
+
+    def test_ipv4_clients_have_ipv4_addresses(self) -> None:
+        class Handler(Quiet):
+            def do_GET(self) -> None:
+                self.send_response(HTTPStatus.OK)
+                self.end_headers()
+                self.wfile.write(repr(self.client_address).encode())
+
+        with serving(Handler, address=("::", 0)) as running:
+            with socket.create_connection(("127.0.0.1", running.port), SOON) as sock:
+                sock.sendall(PAGE)
+                assert read_to_end(sock).endswith(repr(sock.getsockname()).encode())
+            with socket.create_connection(("::1", running.port), SOON) as sock:
+                sock.sendall(PAGE)
+                assert read_to_end(sock).endswith(repr(sock.getsockname()).encode())
+
+    def test_the_host_chooses_the_family(self) -> None:
+        for host, family in (("127.0.0.1", socket.AF_INET), ("localhost", socket.AF_INET), ("::1", socket.AF_INET6)):
+            with WebSocketServer((host, 0), Quiet) as server:
+                assert server.socket.family == family
+
+    def test_a_family_that_is_set_wins(self) -> None:
+        class Server(WebSocketServer):
+            address_family = socket.AF_INET
+
+        with Server(("", 0), Quiet) as server:
+            assert server.socket.family == socket.AF_INET
+
+    def test_what_was_bound_can_be_bound_again_at_once(self) -> None:
+        with serving() as running:
+            assert echo(running) == b"x"
+            address = running.address
+        with serving(address=address) as running:
+            assert echo(running) == b"x"
+
+    def test_a_port_in_use_leaves_nothing_behind(self) -> None:
+        with WebSocketServer(("127.0.0.1", 0), Quiet) as server, pytest.raises(OSError, match="in use"):
+            ThreadingWebSocketServer(server.server_address, Quiet)
+
+    def test_a_socket_of_ones_own(self) -> None:
+        """As after socket activation."""
+        with ThreadingWebSocketServer(("127.0.0.1", 0), Quiet, bind_and_activate=False) as server:
+            server.socket.close()
+            server.socket = socket.create_server(("127.0.0.1", 0))
+            handle = run_in_thread(server.serve_forever)
+            with socket.create_connection(server.socket.getsockname(), SOON) as sock:
+                sock.sendall(b"BAD\r\n")
+                Quiet.lines = []
+                assert read_to_end(sock).startswith(b"HTTP/1.1 400")
+            server.shutdown()
+            handle.result()
+
+    @pytest.mark.parametrize("context", ["certificate.pem", True])
+    def test_ssl_context_must_be_one(self, context: Any) -> None:
+        with pytest.raises(TypeError, match="SSLContext"):
+            WebSocketServer(("127.0.0.1", 0), Quiet, ssl_context=context)
+
+    def test_tls_needs_a_handler_that_speaks_it(self) -> None:
+        with pytest.raises(TypeError, match="plain text"):
+            WebSocketServer(("127.0.0.1", 0), BaseHTTPRequestHandler, ssl_context=certificates().server)
+
+    def test_a_wrapped_listener_is_understood(self) -> None:
+        """What the standard library's users write; its accept would do the handshake."""
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        with ThreadingWebSocketServer(("127.0.0.1", 0), Handler) as server:
+            server.socket = certificates().server.wrap_socket(server.socket, server_side=True)
+            handle = run_in_thread(server.serve_forever)
+            with contextlib.ExitStack() as stack:
+                for _ in range(3):  # silent: they hold up nobody
+                    stack.enter_context(socket.create_connection(server.server_address, SOON))
+                raw = stack.enter_context(socket.create_connection(server.server_address, SOON))
+                with certificates().client.wrap_socket(raw, server_hostname="localhost") as sock:
+                    sock.sendall(PAGE)
+                    assert read_to_end(sock).startswith(b"HTTP/1.1 426")
+            server.shutdown()
+            handle.result()
+
+
+class TestServing:
+    def test_many_at_once(self) -> None:
+        with serving() as running, contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(raw_client(running)) for _ in range(50)]
+            for number, peer in enumerate(peers):
+                peer.frame(TEXT, b"%d" % number)
+            for number, peer in enumerate(peers):
+                assert peer.read_frame().payload == b"%d" % number
+            assert len(running.server.connections) == 50
+        assert running.server.connections == []
+
+    def test_a_burst_of_connects(self) -> None:
+        with serving() as running, contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(connected(running)) for _ in range(100)]
+            for sock in socks:
+                sock.sendall(PAGE)
+            for sock in socks:
+                assert read_to_end(sock).startswith(b"HTTP/1.1 426")
+
+    def test_one_at_a_time_in_the_serving_thread(self) -> None:
+        class Handler(Quiet):
+            def on_open(self) -> None:
+                self.events.append(threading.get_ident())
+
+        with serving(Handler, server_class=WebSocketServer) as running:
+            with raw_client(running) as first, connected(running) as second:
+                second.sendall(opening_request())
+                wait_until(lambda: len(events(running)) == 1)
+                assert events(running) == [running.server._serving]
+                leave(first)
+                assert b"101" in second.recv(4096)
+
+    def test_override_points_are_in_their_places(self, server_class: Any) -> None:
+        called = []
+
+        def note(name: str) -> Any:
+            def method(self: Any, *args: Any) -> Any:
+                called.append(name)
+                return getattr(super(Server, self), name)(*args)
+
+            return method
+
+        names = ["server_bind", "server_activate", "get_request", "verify_request", "process_request"]
+        names += ["finish_request", "shutdown_request", "close_request", "server_close"]
+        if server_class is ThreadingWebSocketServer:
+            names.append("process_request_thread")
+        Server = type("Server", (server_class,), {name: note(name) for name in names})
+        with serving(server_class=Server) as running:
+            assert echo(running) == b"x"
+        assert set(called) == set(names)
+        at_work = [name for name in called if not name.startswith("server_")]
+        expected = ["get_request", "verify_request", "process_request", "process_request_thread", "finish_request"]
+        assert at_work == [name for name in [*expected, "shutdown_request", "close_request"] if name in names]
+
+    def test_a_request_may_be_refused_unheard(self, server_class: Any) -> None:
+        class Server(server_class):  # type: ignore[misc]
+            def verify_request(self, request: Any, client_address: Any) -> bool:
+                return False
+
+        with serving(server_class=Server) as running, connected(running) as sock:
+            assert read_to_end(sock) == b""
+
+    def test_any_callable_makes_handlers(self) -> None:
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+
+        def route(request: Any, client_address: Any, server: Any) -> Any:
+            return Handler(request, client_address, server)
+
+        with running_server(route, server_class=ThreadingWebSocketServer) as running:
+            assert echo(running) == b"x"
+
+    def test_a_pool_of_the_users_own_may_run_the_handlers(self) -> None:
+        class Pooled(ThreadingWebSocketServer):
+            def process_request(self, request: Any, client_address: Any) -> None:
+                self.thread = run_in_thread(self.process_request_thread, request, client_address)
+
+        with serving(server_class=Pooled) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_frame().payload == b"x"
+            stopped = run_in_thread(running.server.shutdown)
+            assert peer.read_close() == 1001
+            leave(peer, 1001)
+            stopped.result()
+            assert len(running.server.registry) == 0
+
+    def test_service_actions_run_again_and_again(self, server_class: Any) -> None:
+        class Server(server_class):  # type: ignore[misc]
+            count = 0
+
+            def service_actions(self) -> None:
+                self.count += 1
+
+        with Server(("127.0.0.1", 0), Quiet) as server:
+            handle = run_in_thread(server.serve_forever, 0.01)
+            wait_until(lambda: server.count > 3)
+            server.shutdown()
+            handle.result()
+
+    def test_handle_request_serves_one(self, server_class: Any) -> None:
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        with server_class(("127.0.0.1", 0), Handler) as server:
+            handle = run_in_thread(server.handle_request)
+            with socket.create_connection(server.server_address, SOON) as sock:
+                sock.sendall(PAGE)
+                assert read_to_end(sock).startswith(b"HTTP/1.1 426")
+            handle.result()
+
+    def test_handle_request_has_a_timeout(self, server_class: Any) -> None:
+        class Server(server_class):  # type: ignore[misc]
+            timeout = 0.05
+            timed_out = 0
+
+            def handle_timeout(self) -> None:
+                self.timed_out += 1
+
+        with Server(("127.0.0.1", 0), Quiet) as server:
+            server.handle_request()
+            server.handle_request()
+            assert server.timed_out == 2
+
+    def test_handle_request_ends_with_a_shutdown(self, server_class: Any) -> None:
+        with server_class(("127.0.0.1", 0), Quiet) as server:
+            handle = run_in_thread(server.handle_request)
+            wait_until(lambda: server._serving)
+            server.shutdown()
+            handle.result()
+
+
+class TestBroadcast:
+    def test_reaches_all_that_are_open(self) -> None:
+        with serving() as running, contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(raw_client(running)) for _ in range(3)]
+            wait_until(lambda: len(running.server.connections) == 3)
+            assert running.server.broadcast("to all") == 3
+            assert running.server.broadcast(b"\x00") == 3
+            for peer in peers:
+                assert peer.read_frame()[:2] == (TEXT, b"to all")
+                assert peer.read_frame()[:2] == (2, b"\x00")
+            leave(peers[0])
+            peers[0].read_close()
+            wait_until(lambda: len(running.server.connections) == 2)
+            assert running.server.broadcast("to the rest") == 2
+
+    def test_one_that_does_not_read_is_given_up(self) -> None:
+        with (
+            serving(send_timeout=0.2, max_queue_size=None, compression=None) as running,
+            contextlib.ExitStack() as stack,
+        ):
+            stuck, other = (stack.enter_context(raw_client(running)) for _ in range(2))
+            wait_until(lambda: len(running.server.connections) == 2)
+            message = bytes(8 << 20)
+            reader = run_in_thread(other.read_frame)
+            assert running.server.broadcast(message) == 1
+            assert reader.result().payload == message
+            assert running.server.broadcast("still there") == 1
+            del stuck
+
+    @pytest.mark.parametrize("message", [None, 7, ["x"]])
+    def test_needs_a_message(self, message: Any) -> None:
+        with WebSocketServer(("127.0.0.1", 0), Quiet) as server, pytest.raises(TypeError, match="message must be"):
+            server.broadcast(message)
+
+
+class TestAdversity:
+    def test_accept_survives_every_error(self, server_class: Any) -> None:
+        failures = [OSError(number, os.strerror(number)) for number in (103, 71, 104, 1, 24, 23, 105, 12, 5)]
+
+        class Server(server_class):  # type: ignore[misc]
+            logged: list[str] = []
+
+            def get_request(self) -> tuple[Any, Any]:
+                if failures:
+                    raise failures.pop(0)
+                return super().get_request()  # type: ignore[no-any-return]
+
+            def log_message(self, format: str, *args: Any) -> None:
+                self.logged.append(format % args)
+
+        with serving(server_class=Server) as running:
+            assert echo(running) == b"x"
+            assert failures == []
+            assert len(running.server.logged) == 1  # a minute
+
+    def test_accept_waits_out_a_want_of_descriptors(self) -> None:
+        """It neither spins nor gives up, and shutdown wakes it."""
+        done = run_program("""
+            import os, resource, socket, threading, time
+            from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+
+            class Page(WebSocketRequestHandler):
+                def do_GET(self):
+                    self.send_response(204)
+                    self.end_headers()
+
+            def ask(sock):
+                sock.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+                return sock.recv(4096)[9:12]
+
+            server = ThreadingWebSocketServer(("127.0.0.1", 0), Page)
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            clients = [socket.socket() for _ in range(2)]
+            used = max(map(int, os.listdir("/proc/self/fd")))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+            spare = []
+            try:
+                while True:
+                    spare.append(os.dup(0))
+            except OSError:
+                pass
+            for client in clients:
+                client.settimeout(10)
+            clients[0].connect(server.server_address)
+            before = time.process_time()
+            time.sleep(1)
+            print("cpu", time.process_time() - before < 0.2)
+            os.close(spare.pop())
+            print("served", ask(clients[0]))
+            spare.append(os.dup(0))
+            clients[1].connect(server.server_address)
+            time.sleep(0.1)
+            began = time.monotonic()
+            server.shutdown()
+            print("shut down", time.monotonic() - began < 0.5)
+            thread.join()
+        """)
+        assert done.stdout.split("\n")[:3] == ["cpu True", "served b'204'", "shut down True"], done
+        starved = [line for line in done.stderr.splitlines() if "accepting fails" in line]
+        assert len(starved) == 1
+        assert "Traceback" not in done.stderr
+
+    def test_a_failing_verify_request_ends_nothing(self, server_class: Any) -> None:
+        class Server(server_class):  # type: ignore[misc]
+            failed = False
+
+            def verify_request(self, request: Any, client_address: Any) -> bool:
+                if not self.failed:
+                    self.failed = True
+                    raise LookupError("verify")
+                return True
+
+        with serving(server_class=Server, errors_expected=True) as running:
+            with connected(running) as sock:
+                assert read_to_end(sock) == b""
+            assert echo(running) == b"x"
+        assert [error.args for error in running.errors] == [("verify",)]
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_a_thread_that_cannot_start_costs_that_connection(self, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def fail_for_handlers(thread: threading.Thread) -> None:
+            if "process_request_thread" in thread.name and not failed:
+                failed.append(thread)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        failed: list[threading.Thread] = []
+        logged: list[str] = []
+        attributes = {"log_message": lambda self, format, *args: logged.append(format % args)}
+        with serving(tls=tls, server_attributes=attributes) as running:
+            monkeypatch.setattr(threading.Thread, "start", fail_for_handlers)
+            with connected(running) as sock:
+                answer = read_to_end(sock)
+                assert answer.startswith(b"HTTP/1.1 503 ") or (tls and answer == b"")
+            assert failed
+            with raw_client(running) as peer:
+                peer.close_frame()
+                assert peer.read_close() == 1000
+        assert len(logged) == 1
+        assert "can't start new thread" in logged[0]
+
+    def test_an_exception_in_a_handlers_constructor_ends_nothing(self, server_class: Any) -> None:
+        def make(request: Any, client_address: Any, server: Any) -> None:
+            raise LookupError("made")
+
+        with running_server(make, server_class=server_class, errors_expected=True) as running:
+            for _ in range(2):
+                with connected(running) as sock:
+                    assert read_to_end(sock) == b""
+        assert len(running.errors) == 2
+
+
+class TestMaxConnections:
+    def test_more_are_refused_with_503(self) -> None:
+        logged: list[str] = []
+        attributes = {"max_connections": 2, "log_message": lambda self, format, *args: logged.append(format % args)}
+        with serving(server_attributes=attributes) as running:
+            with raw_client(running) as first, raw_client(running) as second:
+                for _ in range(3):
+                    with connected(running) as sock:
+                        sock.sendall(opening_request())
+                        head, _, body = read_to_end(sock).decode().partition("\r\n\r\n")
+                        assert head.startswith("HTTP/1.1 503 ")
+                        assert "Retry-After: 5" in head.split("\r\n")
+                        assert f"Content-Length: {len(body)}" in head.split("\r\n")
+                for peer in (first, second):
+                    peer.frame(TEXT, b"x")
+                    assert peer.read_frame().payload == b"x"
+                leave(first)
+                first.read_close()
+                wait_until(lambda: len(running.server.registry) == 1)
+                assert echo(running) == b"x"
+        assert len(logged) == 1
+        assert "max_connections" in logged[0]
+
+    def test_over_tls_they_are_closed(self) -> None:
+        with serving(tls=True, server_attributes={"max_connections": 0, "log_message": lambda *args: None}) as running:
+            with connected(running) as sock:
+                assert read_to_end(sock) == b""
+
+    def test_none_means_no_limit(self) -> None:
+        with serving(server_attributes={"max_connections": None}) as running:
+            assert echo(running) == b"x"
+
+
+class TestShutdown:
+    """It can be asked for from everywhere, at any time, and ends within its deadline."""
+
+    def test_closes_all_with_1001(self, server_class: Any) -> None:
+        with serving(server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            peer.read_frame()
+            handle = run_in_thread(running.server.shutdown)
+            assert peer.read_close() == 1001
+            leave(peer, 1001)
+            handle.result()
+            assert len(running.server.registry) == 0
+            assert events(running) == ["open", "x", (1001, "")]
+
+    def test_has_a_code_and_a_reason(self) -> None:
+        with serving() as running, raw_client(running) as peer:
+            handle = run_in_thread(running.server.shutdown, 5, 4000, "later")
+            assert peer.read_frame().payload == (4000).to_bytes(2, "big") + b"later"
+            leave(peer, 4000)
+            handle.result()
+
+    def test_of_a_code_that_may_not_be_sent_does_nothing(self) -> None:
+        with serving() as running:
+            with pytest.raises(ValueError, match="1006"):
+                running.server.shutdown(code=1006)
+            with pytest.raises(ValueError, match="reason"):
+                running.server.shutdown(reason="x" * 200)
+            assert echo(running) == b"x"
+
+    @pytest.mark.parametrize("timeout", [0, 0.3])
+    def test_cuts_who_does_not_answer_within_its_timeout(self, server_class: Any, timeout: float) -> None:
+        with serving(server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            peer.read_frame()
+            began = time.monotonic()
+            running.server.shutdown(timeout)
+            assert time.monotonic() - began < timeout + 1
+            wait_until(lambda: len(running.server.registry) == 0)
+            peer.read_to_end()
+        assert events(running)[-1][0] == 1006
+
+    def test_waits_for_an_answer_that_is_under_way(self, server_class: Any) -> None:
+        go = threading.Event()
+        with serving(Slow, server_class=server_class, go=go) as running, connected(running) as sock:
+            sock.sendall(PAGE)
+            wait_until(lambda: events(running))
+            handle = run_in_thread(running.server.shutdown)
+            wait_until(lambda: running.server.registry._closing)
+            assert handle.running
+            go.set()
+            assert read_to_end(sock).endswith(b"at last")
+            handle.result()
+
+    def test_cuts_an_answer_that_takes_too_long(self, server_class: Any) -> None:
+        go = threading.Event()
+        with serving(Slow, server_class=server_class, go=go) as running, connected(running) as sock:
+            sock.sendall(PAGE)
+            wait_until(lambda: events(running))
+            running.server.shutdown(0.1)
+            assert read_to_end(sock) == b""
+            go.set()
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_cuts_half_open_handshakes_at_once(self, tls: bool) -> None:
+        with serving(tls=tls) as running, contextlib.ExitStack() as stack:
+            for _ in range(5):
+                sock = stack.enter_context(connected(running))
+                sock.sendall(b"\x16\x03\x01" if tls else b"GET / HTTP/1.1\r\nHo")
+            wait_until(lambda: len(running.server.registry) == 5)
+            began = time.monotonic()
+            running.server.shutdown()
+            assert time.monotonic() - began < 2
+            assert len(running.server.registry) == 0
+
+    def test_cuts_connections_that_are_kept_alive_at_once(self) -> None:
+        class Handler(Quiet):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.send_response(HTTPStatus.NO_CONTENT)
+                self.end_headers()
+
+        with serving(Handler) as running, connected(running) as sock:
+            sock.sendall(PAGE)
+            assert b"204" in sock.recv(4096)
+            began = time.monotonic()
+            running.server.shutdown()
+            assert time.monotonic() - began < 2
+            assert read_to_end(sock) == b""
+
+    def test_from_a_handler(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.server.shutdown()
+                self.events.append("returned")
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"stop")
+            assert peer.read_close() == 1001
+            leave(peer, 1001)
+            assert running.server._stopped.wait(SOON)
+        assert events(running) == ["open", "returned", (1001, "")]
+
+    def test_from_two_handlers_at_once_while_a_third_has_to_be_closed(self) -> None:
+        both = threading.Barrier(2)
+
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                both.wait(SOON)
+                self.server.shutdown()
+                self.events.append("returned")
+
+        with serving(Handler) as running, contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(raw_client(running)) for _ in range(3)]
+            began = time.monotonic()
+            for peer in peers[:2]:
+                peer.frame(TEXT, b"stop")
+            for peer in peers:
+                assert peer.read_close() == 1001
+                leave(peer, 1001)
+            assert running.server._stopped.wait(SOON)
+            wait_until(lambda: len(running.server.registry) == 0)
+            assert time.monotonic() - began < 3
+        assert events(running).count("returned") == 2
+
+    def test_from_the_method_of_a_request(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            def do_POST(self) -> None:
+                self.server.shutdown()
+                self.send_response(HTTPStatus.OK)
+                self.end_headers()
+                self.wfile.write(b"stopped")
+
+        with serving(Handler, server_class=server_class) as running, connected(running) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            assert read_to_end(sock).endswith(b"stopped")
+            assert running.server._stopped.wait(SOON)
+
+    def test_from_the_serving_thread(self, server_class: Any) -> None:
+        class Server(server_class):  # type: ignore[misc]
+            def service_actions(self) -> None:
+                if self.connections:
+                    self.shutdown()
+
+        with serving(server_class=Server) as running:
+            if server_class is WebSocketServer:
+                running.server.shutdown()  # its handler is in the serving thread: nothing runs beside it
+                return
+            with raw_client(running) as peer:
+                assert peer.read_close() == 1001
+                leave(peer, 1001)
+                assert running.server._stopped.wait(SOON)
+
+    @pytest.mark.parametrize("kind", ["ThreadingWebSocketServer", "WebSocketServer"])
+    def test_from_a_signal_handler_of_the_serving_thread(self, kind: str) -> None:
+        done = run_program(f"""
+            import os, signal, threading, time
+            from websocketserver import {kind}, WebSocketClient, WebSocketRequestHandler
+
+            class Handler(WebSocketRequestHandler):
+                def on_open(self):
+                    self.websocket.send("open")
+                def on_close(self, code, reason):
+                    print("on_close", code)
+                def log_message(self, *args):
+                    pass
+
+            def client():
+                with WebSocketClient(f"ws://127.0.0.1:{{server.server_port}}/") as websocket:
+                    websocket.recv()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    print("messages", list(websocket), websocket.close_code)
+
+            signal.signal(signal.SIGTERM, lambda *args: server.shutdown())
+            with {kind}(("127.0.0.1", 0), Handler) as server:
+                thread = threading.Thread(target=client)
+                thread.start()
+                began = time.monotonic()
+                server.serve_forever()
+                thread.join()
+                print("in time", time.monotonic() - began < 3)
+        """)
+        assert sorted(done.stdout.splitlines()) == ["in time True", "messages [] 1001", "on_close 1001"], done
+        assert done.returncode == 0
+
+    def test_from_a_signal_handler_of_another_thread(self) -> None:
+        done = run_program("""
+            import os, signal, threading, time
+            from websocketserver import ThreadingWebSocketServer, WebSocketClient, WebSocketRequestHandler
+
+            class Handler(WebSocketRequestHandler):
+                def log_message(self, *args):
+                    pass
+
+            signal.signal(signal.SIGTERM, lambda *args: server.shutdown())
+            with ThreadingWebSocketServer(("127.0.0.1", 0), Handler) as server:
+                thread = threading.Thread(target=server.serve_forever)
+                thread.start()
+                websocket = WebSocketClient(f"ws://127.0.0.1:{server.server_port}/")
+
+                def client():
+                    with websocket:
+                        print(list(websocket), websocket.close_code)
+
+                waiting = threading.Thread(target=client)
+                waiting.start()
+                os.kill(os.getpid(), signal.SIGTERM)
+                thread.join(3)
+                print(thread.is_alive())
+                waiting.join()
+        """)
+        assert sorted(done.stdout.splitlines()) == ["False", "[] 1001"], done
+
+    def test_before_serving_is_remembered(self, server_class: Any) -> None:
+        with server_class(("127.0.0.1", 0), Quiet) as server:
+            began = time.monotonic()
+            server.shutdown()
+            run_in_thread(server.serve_forever).result()
+            assert time.monotonic() - began < 2
+
+    def test_twice_and_after_the_end(self, server_class: Any) -> None:
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        with server_class(("127.0.0.1", 0), Handler) as server:
+            handle = run_in_thread(server.serve_forever)
+            handles = [run_in_thread(server.shutdown) for _ in range(3)]
+            for each in (handle, *handles):
+                each.result()
+            server.shutdown()
+        server.shutdown()
+        server.server_close()
+
+    def test_may_be_followed_by_serving_again(self, server_class: Any) -> None:
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        with server_class(("127.0.0.1", 0), Handler) as server:
+            for _ in range(2):
+                handle = run_in_thread(server.serve_forever)
+                with socket.create_connection(server.server_address, SOON) as sock:
+                    sock.sendall(PAGE)
+                    assert read_to_end(sock).startswith(b"HTTP/1.1 426")
+                server.shutdown()
+                handle.result()
+
+    def test_is_not_held_up_by_a_handler_that_does_not_end(self) -> None:
+        go = threading.Event()
+
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.events.append("stuck")
+                go.wait(2 * SOON)
+
+        with serving(Handler) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            wait_until(lambda: "stuck" in events(running))
+            began = time.monotonic()
+            running.server.shutdown(0.3)
+            assert 0.2 < time.monotonic() - began < 2
+            go.set()
+            peer.read_to_end()
+            wait_until(lambda: len(running.server.registry) == 0)
+        assert isinstance(events(running)[-1], tuple)
+
+
+class TestServerClose:
+    def test_ends_all_that_serve_forever_began(self, server_class: Any) -> None:
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        server = server_class(("127.0.0.1", 0), Handler)
+        handle = run_in_thread(server.serve_forever)
+        with socket.create_connection(server.server_address, SOON) as sock:
+            sock.sendall(opening_request())
+            assert b"101" in sock.recv(4096)
+            wait_until(lambda: server.connections)
+            closing = run_in_thread(server.server_close)
+            with RawPeer(sock, masks=True) as peer:
+                assert peer.read_close() == 1001
+                leave(peer, 1001)
+                closing.result()
+                handle.result()
+        assert server.socket.fileno() == -1
+        assert [thread for thread in threading.enumerate() if "process_request" in thread.name] == []
+
+    def test_in_a_handler_closes_the_listener_in_the_end(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            events: list[Any] = []
+            lines: list[str] = []
+
+            def on_open(self) -> None:
+                self.server.server_close()
+
+        server = server_class(("127.0.0.1", 0), Handler)
+        handle = run_in_thread(server.serve_forever)
+        with socket.create_connection(server.server_address, SOON) as sock:
+            sock.sendall(opening_request())
+            with contextlib.suppress(ConnectionResetError):
+                sock.shutdown(socket.SHUT_WR)
+                read_to_end(sock)
+        handle.result()
+        assert server.socket.fileno() == -1
+
+    def test_without_block_on_close_waits_for_no_handler(self) -> None:
+        go = threading.Event()
+
+        class Handler(Quiet):
+            def on_message(self, message: str | bytes) -> None:
+                self.events.append("stuck")
+                go.wait(SOON)
+
+        with serving(Handler, server_attributes={"block_on_close": False}) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            wait_until(lambda: "stuck" in events(running))
+            began = time.monotonic()
+            running.server.server_close()
+            assert time.monotonic() - began < 1
+            assert peer.read_close() == 1001
+            leave(peer, 1001)
+            go.set()
+
+    def test_after_an_interrupt_ends_the_connections(self) -> None:
+        done = run_program("""
+            import os, signal, threading
+            from websocketserver import ThreadingWebSocketServer, WebSocketClient, WebSocketRequestHandler
+
+            class Handler(WebSocketRequestHandler):
+                def on_open(self):
+                    self.websocket.send("open")
+                def log_message(self, *args):
+                    pass
+
+            def client():
+                with WebSocketClient(f"ws://127.0.0.1:{server.server_port}/") as websocket:
+                    websocket.recv()
+                    os.kill(os.getpid(), signal.SIGINT)
+                    print(list(websocket), websocket.close_code)
+
+            with ThreadingWebSocketServer(("127.0.0.1", 0), Handler) as server:
+                thread = threading.Thread(target=client)
+                thread.start()
+                try:
+                    server.serve_forever()
+                except KeyboardInterrupt:
+                    print("interrupted")
+            thread.join()
+        """)
+        assert done.stdout.splitlines() == ["interrupted", "[] 1001"], done
+
+
+def test_lines_about_the_server_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with WebSocketServer(("127.0.0.1", 0), Quiet) as server:
+        server.log_message("%s and %d", "one", 2)
+    line = capsys.readouterr().err
+    assert line.startswith("WebSocketServer - - [")
+    assert line.endswith("] one and 2\n")
