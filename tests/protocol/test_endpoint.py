@@ -472,7 +472,9 @@ class TestClose:
             Message("a", True),
             Closed(1005, ""),
         ]
+        buffered = endpoint.receiver.buffered
         assert list(endpoint.receive(masked(TEXT, b"c") + bad)) == []
+        assert endpoint.receiver.buffered == buffered  # nor is it kept
         assert endpoint.receiver.closed
 
 
@@ -504,6 +506,16 @@ class TestExtensions:
 
         codec = Codec(Toy(), [], Encoder(), Shy())
         refuse(masked(TEXT, b"?", rsv=4)[:-1], match="RSV", codecs=[codec])
+
+    def test_decoders_are_asked_about_marked_messages_only(self) -> None:
+        """However the others arrive: as a whole, in fragments or in pieces."""
+        codec = toy()
+        wire = masked(TEXT, b"a") + masked(TEXT, b"b", fin=False) + masked(CONTINUATION, b"c")
+        assert receive(wire, *drip(wire), codecs=[codec]) == 2 * [Message("a", True), Message("bc", True)]
+        assert isinstance(codec.decoder, Reverse)
+        assert codec.decoder.begun == []
+        assert receive(masked(TEXT, b"ba", rsv=4), codecs=[codec]) == [Message("ab", True)]
+        assert codec.decoder.begun == [4]
 
     def test_bits_on_continuations_and_control_frames(self) -> None:
         refuse(masked(TEXT, b"a", fin=False) + masked(CONTINUATION, rsv=4)[:2], codecs=[toy()])

@@ -82,8 +82,9 @@ class Receiver:
         return self._parser.buffered
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the peer."""
-        self._parser.feed(data)
+        """Take bytes from the peer; behind its Close they are forgotten."""
+        if not self.closed:
+            self._parser.feed(data)
 
     def next_event(self) -> Event | None:
         """Return what the bytes fed so far say next; None if that takes more of them.
@@ -184,7 +185,7 @@ class Receiver:
         self._size = self._frames = 0
         self._utf8.reset()
         self._characters.reset()
-        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if self._decoders else []
+        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else []
         if frame.rsv and not self._active:
             raise ProtocolError("RSV bits that no extension gives a meaning")  # 5.2
 

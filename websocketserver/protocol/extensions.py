@@ -69,7 +69,8 @@ class Decoder:
     """The receiving half of an extension on one connection; this one leaves every message as it is.
 
     Called by whoever reads from the connection, one message at a time: ``begin`` once, then ``decode`` for
-    each piece as it arrives. A message whose ``begin`` returned False is not given to ``decode``.
+    each piece as it arrives. A message whose ``begin`` returned False is not given to ``decode``, and one
+    without RSV bits passes without a question.
     """
 
     def begin(self, rsv: int) -> bool:
