@@ -25,17 +25,21 @@ from .exceptions import (
 from .handler import WebSocketRequestHandler
 from .pings import PingWaiter
 from .protocol.closecodes import CloseCode
-from .protocol.cookies import format_cookie
+from .protocol.cookies import format_cookie, parse_cookies
 from .protocol.deflate import PerMessageDeflate
 from .protocol.endpoint import Endpoint
 from .protocol.events import Closed, Fragment, Message, Ping, Pong
-from .protocol.extensions import Codec, Decoder, Encoder, Extension
+from .protocol.extensions import RSV1, RSV2, RSV3, Codec, Decoder, Encoder, Extension
 from .protocol.frames import Frame, FrameParser, Opcode, serialize
 from .protocol.handshake import Request
+from .router import Route, Router
 from .server import ThreadingWebSocketServer, WebSocketServer
 from .settings import Settings
 
 __all__ = [
+    "RSV1",
+    "RSV2",
+    "RSV3",
     "Close",
     "CloseCode",
     "Closed",
@@ -59,6 +63,8 @@ __all__ = [
     "ProtocolError",
     "Request",
     "Role",
+    "Route",
+    "Router",
     "Settings",
     "State",
     "Stats",
@@ -69,6 +75,7 @@ __all__ = [
     "WebSocketRequestHandler",
     "WebSocketServer",
     "format_cookie",
+    "parse_cookies",
     "serialize",
 ]
 

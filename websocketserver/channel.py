@@ -218,6 +218,7 @@ class Channel(Pump):
             self._changed.notify_all()
         self._transport.shutdown()  # wakes the pump and the writer
         self._release()
+        self._tell_pool()
 
     def _release(self) -> None:
         """Close the descriptor once the connection is over and nobody uses it: the last to leave does."""
@@ -226,7 +227,7 @@ class Channel(Pump):
                 return  # its holder comes here when it leaves
             try:
                 with self._lock:
-                    last = not self._pumping and not self._released
+                    last = not (self._pumping or self._released or self._announce)
                     self._released = self._released or last
                 if last:
                     self._output.broken = self._output.broken or "the connection is closed"
@@ -234,8 +235,8 @@ class Channel(Pump):
             finally:
                 self._output.lock.release()
             with self._lock:
-                if self._pumping:
-                    return  # the pump comes here when it leaves
+                if self._pumping or self._announce:
+                    return  # the pump, or the pool, comes here when it leaves
 
     def _closed_error(self) -> ConnectionClosed:
         normal = self._received is not None and self._received.code in (1000, 1001)

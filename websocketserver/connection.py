@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import TracebackType
 from typing import NamedTuple
@@ -25,13 +25,14 @@ from .protocol.events import AppEvent, Message, Pong
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead
-from .pump import NEVER
+from .pump import NEVER, NOW
 from .settings import Settings
 from .transport import make_transport
 
 __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
 
 UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
+POLLED = 60.0  # the same where a pool does that
 AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
@@ -163,6 +164,59 @@ class WebSocketConnection(Channel):
                 if self._output.gathered:
                     self._gathering = thread
                     self._stop_gathering()
+
+    # For a pool
+
+    def park(self, announce: Callable[[], None]) -> None:
+        """A pool polls the descriptor from now on, which stays open until ``unpark``.
+
+        ``announce()`` is called, from any thread, when there is something that polling does not show.
+        """
+        with self._lock:
+            self._announce = announce
+            self._polled = True
+
+    def unpark(self) -> None:
+        """The pool has forgotten the descriptor."""
+        with self._lock:
+            self._announce = None
+            self._polled = False
+        if self._over:
+            self._release()
+
+    def set_polled(self, polled: bool) -> None:
+        """Tell whether the pool waits for input just now; if not, the timer looks after the connection."""
+        self._polled = polled
+        if not polled:
+            timer.schedule(self, time.monotonic() + UNATTENDED)
+
+    def ready_events(self) -> Iterator[AppEvent]:
+        """Iterate over the events that are here or can be read at once; never waits for the peer.
+
+        Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
+        """
+        thread = threading.get_ident()
+        event = self._next_ready(True)
+        while event is not None:
+            self._gathering = thread if self._inbox and self._sent is None else None
+            yield event
+            if self._gathering is None and self._output.gathered:
+                self._gathering = thread
+                self._stop_gathering()
+            event = self._next_ready(self._transport.pending())
+
+    def attend(self) -> bool:
+        """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
+        self._attend()
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Return whether there is input that polling the descriptor does not show."""
+        return bool(self._inbox) or self._eof or self._over or self._transport.pending()
+
+    def drain(self) -> bool:
+        """Read, without waiting, what comes after the conversation; return whether the peer's stream has ended."""
+        return self._pump_until(lambda: self._eof or self._over, NOW)
 
     # Sending
 
@@ -363,7 +417,7 @@ class WebSocketConnection(Channel):
 
     def visit(self, now: float) -> float | None:
         """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
-        reads = self._attend()
+        reads = 0 if self._polled else self._attend()
         self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
         if self._over:
             return None
@@ -390,7 +444,7 @@ class WebSocketConnection(Channel):
 
     def _next_visit(self, now: float) -> float:
         due = self._heartbeat.next_visit()
-        again = now + self._pause
+        again = now + (POLLED if self._polled else self._pause)
         return again if due is None else min(due, again)
 
     def _release_windows(self, now: float, progress: int) -> None:

@@ -10,7 +10,7 @@ and SimpleHTTPRequestHandler, with an ``__init__`` of its own, may stand behind 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
 from typing import ClassVar, NamedTuple
@@ -80,6 +80,8 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     #: compiled patterns that must match the whole origin; None for any.
     allowed_origins: ClassVar[Sequence[str | re.Pattern[str]] | None] = ()
 
+    #: What a Router's pattern has matched of the path; None without one.
+    match: re.Match[str] | None = None
     #: The connection, from on_open on.
     websocket: WebSocketConnection
 
@@ -96,7 +98,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
             agreement = self._agree()
             if agreement is not None:
                 self._switch_protocols(agreement)
-        if self._upgraded:  # outside: the application's time-outs are its own
+        if self._upgraded and not self._park():  # outside: the application's time-outs are its own
             self._serve_websocket()
 
     def check_origin(self, origin: str | None) -> bool:
@@ -200,6 +202,50 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
             self._refuse(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket server", headers)
         else:
             self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this is a WebSocket server", {"Allow": "GET"})
+
+    # In a pool
+
+    def serve_open(self) -> None:
+        """For a pool: call on_open."""
+        self._guard(self.on_open)
+
+    def serve_ready(self) -> bool:
+        """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
+        self._guard(self._handle_ready)
+        websocket = self.websocket
+        if websocket.state is State.OPEN or not websocket.drain():
+            return True
+        websocket.close(timeout=0)
+        self._say_goodbye()
+        return False
+
+    def serve_apart(self) -> None:
+        """For a pool: what a thread of its own runs for a handler with a loop of its own."""
+        self._serve_websocket()
+
+    def is_upgraded(self) -> bool:
+        """Return whether the connection has become a WebSocket."""
+        return self._upgraded
+
+    def has_own_loop(self) -> bool:
+        """Return whether the connection needs a thread of its own."""
+        return self._overrides("handle_websocket")
+
+    def _handle_ready(self) -> None:
+        for event in self.websocket.ready_events():
+            self._handle_event(event)
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        """Call code of the application; its failure closes the connection."""
+        try:
+            step()
+        except Exception as error:
+            if not self._is_end(error):
+                self._report()
+                self.websocket.start_close(CloseCode.INTERNAL_ERROR)
+
+    def _has_input(self) -> bool:
+        return not self._upgraded and super()._has_input()
 
     # The steps of the handshake
 

@@ -52,6 +52,8 @@ class Pump(ABC):
         self._gathering: int | None = None  # the thread whose messages are gathered; that thread's
         self._lock = threading.Lock()  # the state lock: guards all that follows
         self._changed = threading.Condition(self._lock)
+        self._announce: Callable[[], None] | None = None  # set while a pool has the descriptor in its poll set
+        self._polled = False  # the pool waits for input: the timer need not
         self._waiting = 0  # threads waiting on the condition
         self._pumping = False
         self._reads = 0  # grows whenever the pump has read what there was
@@ -137,6 +139,32 @@ class Pump(ABC):
                     if not self._inbox and not self._input_over:
                         raise TimeoutError("no message in time")
 
+    def _next_ready(self, read: bool) -> AppEvent | None:
+        """Return the next event that is here or, with ``read``, can be read at once; None if there is none.
+
+        Raises as ``_next`` at the end.
+        """
+        with self._lock:
+            if self._inbox:
+                return self._take_locked()
+            if self._input_over:
+                raise self._closed_error()
+            if self._pumping:  # who does will announce what comes of it
+                return None
+            self._pumping = True
+        try:
+            event = self._parse()
+            if event is None and read and not self._input_over and self._read(NOW):
+                event = self._parse()
+            if event is not None and self._receiver.buffered:
+                self._look_ahead()
+            return event
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
+            self._leave_pump()
+
     def _take_locked(self) -> AppEvent:
         event = self._inbox.popleft()
         self._inbox_size -= _cost(event)
@@ -207,6 +235,7 @@ class Pump(ABC):
             raise
         finally:
             self._leave_pump()
+            self._tell_pool()
 
     def _fill(self) -> None:
         """As the pump, move events into the inbox up to its bound."""
@@ -370,7 +399,14 @@ class Pump(ABC):
                 self._fill()
         finally:
             self._leave_pump()
+        self._tell_pool()
         return reads
+
+    def _tell_pool(self) -> None:
+        """Tell the pool that holds this connection that there is something which its poller cannot see."""
+        announce = self._announce
+        if announce is not None and (self._inbox or self._input_over):
+            announce()
 
 
 def _cost(event: AppEvent) -> int:

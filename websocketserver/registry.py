@@ -10,8 +10,10 @@ shutdown may have interrupted a thread inside.
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .deadline import Deadline
@@ -28,13 +30,18 @@ class Accepted:
     """One accepted socket, from accept until its handler has ended. Thread-safe.
 
     ``since`` is when it was accepted (``time.monotonic``), ``thread`` which thread runs its handler,
-    ``leaving`` whether that handler waits in ``shutdown`` itself.
+    ``leaving`` whether that handler waits in ``shutdown`` itself. For servers that read request heads
+    themselves: ``received`` is what they have read, ``tls`` the socket as they have wrapped it, and ``park`` is
+    called by a handler that has nothing to do until its socket is readable, instead of waiting.
     """
 
     def __init__(self, request: Any) -> None:
         self.since = time.monotonic()
         self.thread: int | None = None
         self.leaving = False
+        self.received = b""
+        self.tls: ssl.SSLSocket | None = None
+        self.park: Callable[[Any], None] | None = None
         self._lock = threading.RLock()  # guards all below; held across shutdown(2), which does not block
         self._sock: socket.socket | None = request if isinstance(request, socket.socket) else None
         self._connection: WebSocketConnection | None = None

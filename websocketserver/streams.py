@@ -140,12 +140,20 @@ class Link:
 
 
 class SocketReader(io.RawIOBase):
-    """The raw stream under ``rfile``. ``tell`` counts what came; after ``stop`` the stream has ended."""
+    """The raw stream under ``rfile``. ``tell`` counts what came; after ``stop`` the stream has ended.
 
-    def __init__(self, link: Link) -> None:
+    ``received`` is what others have read from the socket for it.
+    """
+
+    def __init__(self, link: Link, received: bytes = b"") -> None:
         self._link = link
         self._position = 0
         self._stopped = False
+        self._received = received
+
+    def push(self, received: bytes) -> None:
+        """Take in what others have read from the socket."""
+        self._received += received
 
     def stop(self) -> None:
         """Read nothing more from the socket: what is buffered above is the rest."""
@@ -155,9 +163,14 @@ class SocketReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        if self._stopped:
+        if self._received:
+            view = memoryview(buffer).cast("B")
+            received = min(len(view), len(self._received))
+            view[:received], self._received = self._received[:received], self._received[received:]
+        elif self._stopped:
             return 0
-        received = self._link.receive_into(buffer)
+        else:
+            received = self._link.receive_into(buffer)
         self._position += received
         return received
 

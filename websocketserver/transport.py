@@ -64,6 +64,10 @@ class Transport(ABC):
         """Wait until the stream can be read or written, as asked; (False, False) once the deadline has passed."""
         return poll(self._sock.fileno(), readable, writable, deadline)
 
+    def pending(self) -> bool:
+        """Return whether there is input that waiting for the descriptor does not show."""
+        return False
+
     def shutdown_write(self) -> None:
         """Tell the peer that nothing more will be sent. Never blocks, never raises."""
         shutdown(self._sock, socket.SHUT_WR)
@@ -180,6 +184,10 @@ class TlsTransport(Transport):
             readable and (can_read or read_wants_write and can_write),
             writable and (can_write and not write_wants_read or write_wants_read and can_read),
         )
+
+    def pending(self) -> bool:
+        with self._lock:
+            return self._tls.pending() > 0
 
     def shutdown_write(self) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ in itself. No socket, clock or randomness: the masking keys of a client come in 
 from __future__ import annotations
 
 import codecs as text_codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 from ..exceptions import Close, ProtocolError
@@ -25,6 +25,7 @@ Buffer = bytes | bytearray | memoryview
 JOINED = 16 * 1024  # up to this many bytes, copying a payload behind its header beats a second buffer
 DIRECT = 16 * 1024  # a payload with at least this much to come is read straight into its message
 LARGEST_READ = 1 << 20
+MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
 TEXT, CLOSE, PING, PONG = int(Opcode.TEXT), int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
 
@@ -261,6 +262,8 @@ class Sender:
 
     def control(self, opcode: int, payload: bytes) -> bytes:
         """Return one Ping, Pong or Close frame; after a Close nothing else may be asked for."""
+        if len(payload) > MAX_CONTROL:
+            raise ValueError(f"control frame of {len(payload)} bytes, {MAX_CONTROL} at most")  # 5.5
         if opcode == CLOSE:
             self.close_sent = True
         return serialize(opcode, payload, True, 0, self._new_key() if self._new_key else None)
@@ -284,7 +287,11 @@ class Sender:
 
 
 class Endpoint:
-    """Both halves of one side, for use without a socket: bytes in, events out; messages in, bytes out."""
+    """Both halves of one side, for use without a socket: bytes in, events out; messages in, bytes out.
+
+    Not thread-safe. Whoever uses it answers Pings and Closes; once the Close was sent, sending
+    anything raises RuntimeError.
+    """
 
     def __init__(
         self,
@@ -309,27 +316,40 @@ class Endpoint:
         )
         self.sender = Sender(role, new_key=new_key, codecs=codecs, fragment_size=fragment_size)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """Take bytes and return the events they complete; raises ProtocolError."""
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """Take bytes and iterate over the events they complete; text comes as str.
+
+        Iterating raises ProtocolError behind the last event that came before a violation.
+        """
         self.receiver.feed(data)
-        events = []
-        while (event := self.receiver.next_event()) is not None:
-            events.append(event)
-        return events
+        return self._events()
 
     def send_message(self, message: str | Buffer, *, compress: bool | None = None) -> bytes:
         """Return the bytes of one message: text for str, binary otherwise."""
-        data = message.encode() if isinstance(message, str) else message
-        return b"".join(self.sender.message(data, text=isinstance(message, str), compress=compress))
+        data = message.encode() if isinstance(message, str) else memoryview(message).cast("B")
+        return b"".join(self._open.message(data, text=isinstance(message, str), compress=compress))
 
     def send_ping(self, payload: bytes = b"") -> bytes:
-        """Return the bytes of a Ping."""
-        return self.sender.control(PING, payload)
+        """Return the bytes of a Ping; raises ValueError for a payload of more than 125 bytes."""
+        return self._open.control(PING, payload)
 
     def send_pong(self, payload: bytes = b"") -> bytes:
-        """Return the bytes of a Pong."""
-        return self.sender.control(PONG, payload)
+        """Return the bytes of a Pong; raises ValueError for a payload of more than 125 bytes."""
+        return self._open.control(PONG, payload)
 
     def send_close(self, code: int = 1000, reason: str = "") -> bytes:
         """Return the bytes of a Close; raises ValueError for one that may not be sent."""
-        return self.sender.close(Close(code, reason))
+        return self._open.close(Close(code, reason))
+
+    @property
+    def _open(self) -> Sender:
+        """The sending half, as long as it may be used: nothing follows a Close (5.5.1)."""
+        if self.sender.close_sent:
+            raise RuntimeError("the Close was sent: nothing may follow it")
+        return self.sender
+
+    def _events(self) -> Iterator[Event]:
+        while (event := self.receiver.next_event()) is not None:
+            if isinstance(event, Message) and event.text and isinstance(event.data, bytes):
+                event = Message(event.data.decode(), True)
+            yield event
