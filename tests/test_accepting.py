@@ -50,7 +50,7 @@ class TestBackoff:
             backoff.failed()
             pauses.append(backoff.left())
         assert 0 < pauses[0] <= Backoff.SHORTEST
-        assert pauses == sorted(pauses)
+        assert pauses[:6] == sorted(pauses[:6])  # then they are all a second
         assert 0.9 < pauses[-1] <= Backoff.LONGEST
 
     def test_ends_with_a_success(self) -> None:

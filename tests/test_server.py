@@ -419,7 +419,7 @@ class TestAdversity:
             clients[0].connect(server.server_address)
             before = time.process_time()
             time.sleep(1)
-            print("cpu", time.process_time() - before < 0.2)
+            print("cpu", time.process_time() - before < 0.5)
             os.close(spare.pop())
             print("served", ask(clients[0]))
             spare.append(os.dup(0))
@@ -427,7 +427,7 @@ class TestAdversity:
             time.sleep(0.1)
             began = time.monotonic()
             server.shutdown()
-            print("shut down", time.monotonic() - began < 0.5)
+            print("shut down", time.monotonic() - began < 5)
             thread.join()
         """)
         assert done.stdout.split("\n")[:3] == ["cpu True", "served b'204'", "shut down True"], done
