@@ -55,7 +55,7 @@ def test_a_changed_message_is_refused() -> None:
     wire = bytearray(client.send_message(b"one thousand"))
     wire[10] ^= 1
     with pytest.raises(ProtocolError, match="checksum") as caught:
-        server.receive(bytes(wire))
+        list(server.receive(bytes(wire)))
     assert caught.value.close_code == 1007
 
 
@@ -63,7 +63,7 @@ def test_a_changed_message_is_refused() -> None:
 def test_a_message_without_room_for_a_checksum_is_refused(payload: bytes) -> None:
     server, _ = endpoints(Checksum())
     with pytest.raises(ProtocolError, match="checksum"):
-        server.receive(bytes([0xA2, 0x80 | len(payload)]) + bytes(4) + payload)
+        list(server.receive(bytes([0xA2, 0x80 | len(payload)]) + bytes(4) + payload))
 
 
 @pytest.mark.parametrize(

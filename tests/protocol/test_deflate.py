@@ -7,7 +7,7 @@ import random
 import tracemalloc
 import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -782,10 +782,10 @@ class TestThroughEndpoints:
 
     def receive(self, wire: bytes, codecs: list[Codec] | None = None, **options: Any) -> list[Event]:
         agreed = [pair()[0]] if codecs is None else codecs
-        return Endpoint(Role.SERVER, new_key=lambda: KEY, codecs=agreed, **options).receive(wire)
+        return list(Endpoint(Role.SERVER, new_key=lambda: KEY, codecs=agreed, **options).receive(wire))
 
-    def texts(self, events: list[Event]) -> list[str]:
-        """Text may come as bytes that have been checked."""
+    def texts(self, events: Iterable[Event]) -> list[str]:
+        """The payloads of Pings, and text."""
         return [event[0] if isinstance(event[0], str) else event[0].decode() for event in events]
 
     def fails(self, wire: bytes, close_code: int, codecs: list[Codec] | None = None, **options: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from array import array
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -56,15 +57,6 @@ def client(**options: Any) -> Endpoint:
     return Endpoint(Role.CLIENT, new_key=lambda: KEY, **options)
 
 
-def plain(events: Iterator[Event] | list[Event]) -> list[Event]:
-    """Text as str, however it came."""
-    return [
-        Message(event.data.decode(), True) if isinstance(event, Message) and event.text and type(event.data) is bytes
-        else event
-        for event in events
-    ]  # fmt: skip
-
-
 def drip(data: bytes, size: int = 1) -> list[bytes]:
     return [data[i : i + size] for i in range(0, len(data), size)]
 
@@ -72,7 +64,7 @@ def drip(data: bytes, size: int = 1) -> list[bytes]:
 def receive(*feeds: bytes, **options: Any) -> list[Event]:
     """What a server makes of these bytes."""
     endpoint = server(**options)
-    return plain([event for feed in feeds for event in endpoint.receive(feed)])
+    return [event for feed in feeds for event in endpoint.receive(feed)]
 
 
 def receive_three_ways(data: bytes, **options: Any) -> list[Event]:
@@ -89,9 +81,9 @@ def refuse(data: bytes, close_code: int = 1002, match: str | None = None, **opti
     for feeds in ([data], drip(data), [data + masked(BINARY, b"more")]):
         endpoint = server(**options)
         for feed in feeds[:-1]:
-            endpoint.receive(feed)
+            list(endpoint.receive(feed))
         with pytest.raises(ProtocolError, match=match) as caught:
-            endpoint.receive(feeds[-1])
+            list(endpoint.receive(feeds[-1]))
         assert caught.value.close_code == close_code
     return str(caught.value)
 
@@ -166,7 +158,7 @@ class TestExamples:
     """Section 5.7."""
 
     def test_unmasked_text(self) -> None:
-        assert plain(client().receive(b"\x81\x05Hello")) == [Message("Hello", True)]
+        assert list(client().receive(b"\x81\x05Hello")) == [Message("Hello", True)]
 
     def test_masked_text(self) -> None:
         wire = b"\x81\x85" + KEY + b"\x7f\x9f\x4d\x51\x58"
@@ -175,7 +167,7 @@ class TestExamples:
 
     def test_fragmented_unmasked_text(self) -> None:
         wire = b"\x01\x03Hel\x80\x02lo"
-        assert plain(client().receive(wire)) == [Message("Hello", True)]
+        assert list(client().receive(wire)) == [Message("Hello", True)]
         assert server(fragment_size=3).send_message("Hello") == wire
 
     def test_ping_and_its_answer(self) -> None:
@@ -247,7 +239,7 @@ class TestFragmentation:
         endpoint = server()
         assert list(endpoint.receive(masked(TEXT, b"a", fin=False) + masked(CONTINUATION)))
         with pytest.raises(ProtocolError, match="continuation"):
-            endpoint.receive(masked(CONTINUATION))
+            list(endpoint.receive(masked(CONTINUATION)))
 
     @pytest.mark.parametrize("opcode", [TEXT, BINARY])
     @pytest.mark.parametrize("first", [TEXT, BINARY])
@@ -260,7 +252,7 @@ class TestFragmentation:
         refuse(masked(3)[:2], match="opcode")
         refuse(frame(TEXT)[:2], match="not masked")
         with pytest.raises(ProtocolError, match="is masked"):
-            client().receive(masked(TEXT)[:2])
+            list(client().receive(masked(TEXT)[:2]))
 
     @pytest.mark.parametrize("rsv", range(1, 8))
     def test_reserved_bits_without_extension(self, rsv: int) -> None:
@@ -284,7 +276,7 @@ class TestLimits:
     def test_a_larger_one_that_is_all_there(self) -> None:
         for endpoint in (server(max_message_size=10), server(max_message_size=10, fragments=True)):
             with pytest.raises(ProtocolError, match="max_message_size") as caught:
-                endpoint.receive(masked(BINARY, bytes(11)))
+                list(endpoint.receive(masked(BINARY, bytes(11))))
             assert caught.value.close_code == CloseCode.MESSAGE_TOO_BIG
 
     @pytest.mark.parametrize("length", [6, 125, 126, 65536, (1 << 63) - 1])
@@ -317,9 +309,8 @@ class TestLimits:
         tracemalloc.start()
         try:
             for endpoint in endpoints:
-                assert endpoint.receive(masked(BINARY, b"some", length=1 << 30)) is not None
+                assert list(endpoint.receive(masked(BINARY, b"some", length=1 << 30))) == []
                 receiver = endpoint.receiver
-                assert receiver.next_event() is None
                 buffer = receiver.get_buffer()
                 assert buffer is not None
                 buffer.release()
@@ -498,7 +489,7 @@ class TestExtensions:
             sender, receiver = client(codecs=mine, fragment_size=3), server(codecs=codecs)
             wire = sender.send_message("Hello Hello Hello")
             assert read_frames(wire)[0].rsv == 6
-            assert plain(receiver.receive(wire)) == [Message("Hello Hello Hello", True)]
+            assert list(receiver.receive(wire)) == [Message("Hello Hello Hello", True)]
 
     def test_a_bit_that_its_extension_does_not_claim(self) -> None:
         class Shy(Decoder):
@@ -529,7 +520,7 @@ class TestExtensions:
         theirs, ours = deflate()
         wire = client(codecs=[ours], fragment_size=5).send_message(bytes(1001))
         with pytest.raises(ProtocolError) as caught:
-            server(codecs=[theirs], max_message_size=1000).receive(wire)
+            list(server(codecs=[theirs], max_message_size=1000).receive(wire))
         assert caught.value.close_code == CloseCode.MESSAGE_TOO_BIG
 
     def test_the_limit_holds_for_a_decoder_that_forgets_it(self) -> None:
@@ -575,6 +566,15 @@ class TestExtensions:
         assert learnt == [(True, 2, None), (False, 3, True)]
 
 
+def plain(events: list[Event]) -> list[Event]:
+    """Text as str, however the receiver gave it."""
+    return [
+        Message(event.data.decode(), True) if isinstance(event, Message) and event.text and type(event.data) is bytes
+        else event
+        for event in events
+    ]  # fmt: skip
+
+
 def read_directly(wire: bytes, cuts: list[int], receiver: Receiver) -> tuple[list[Event], str, int]:
     """Feed the pieces, directly where the receiver offers it; return events, error, and how often it did."""
     events: list[Event] = []
@@ -597,7 +597,7 @@ def read_directly(wire: bytes, cuts: list[int], receiver: Receiver) -> tuple[lis
                 while (event := receiver.next_event()) is not None:
                     events.append(event)
     except ProtocolError as error:
-        return plain(events), f"{error.close_code}", direct
+        return plain(events), str(error.close_code), direct
     return plain(events), "", direct
 
 
@@ -822,6 +822,53 @@ MESSAGES = st.one_of(
 STEPS = st.lists(st.one_of(MESSAGES, st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))), max_size=6)
 
 
+class TestEndpoint:
+    """What it adds to its halves."""
+
+    def test_what_came_before_a_violation_is_not_lost(self) -> None:
+        events = server().receive(masked(TEXT, b"a") + masked(PING) + masked(3))
+        assert [next(events), next(events)] == [Message("a", True), Ping(b"")]
+        with pytest.raises(ProtocolError, match="opcode"):
+            next(events)
+
+    def test_bytes_are_taken_though_nobody_iterates(self) -> None:
+        endpoint = server()
+        endpoint.receive(masked(TEXT, b"a")[:3])
+        assert list(endpoint.receive(masked(TEXT, b"a")[3:])) == [Message("a", True)]
+
+    def test_text_is_str_however_it_came(self) -> None:
+        wire = masked(TEXT, "é".encode())
+        for feeds in ([wire], drip(wire), [masked(TEXT, fin=False), masked(CONTINUATION, "é".encode())]):
+            assert receive(*feeds) == [Message("é", True)]
+
+    def test_a_memoryview_of_other_items_is_its_bytes(self) -> None:
+        view = memoryview(array("I", range(JOINED)))
+        for role in Role:
+            sender = Endpoint(role, new_key=lambda: KEY)
+            [got] = read_frames(sender.send_message(view))
+            assert got.payload == view.tobytes()
+
+    @pytest.mark.parametrize("message", [5, None, ["a"], 1.5])
+    def test_anything_else_is_no_message(self, message: Any) -> None:
+        with pytest.raises(TypeError):
+            server().send_message(message)
+
+    @pytest.mark.parametrize("endpoint", [server, client])
+    def test_a_control_frame_holds_125_bytes(self, endpoint: Callable[[], Endpoint]) -> None:
+        assert read_frames(endpoint().send_ping(bytes(125)))[0].payload == bytes(125)
+        for send in (endpoint().send_ping, endpoint().send_pong):
+            with pytest.raises(ValueError, match="125"):
+                send(bytes(126))
+
+    def test_nothing_is_sent_after_a_close(self) -> None:
+        endpoint = server()
+        endpoint.send_close()
+        for send in (endpoint.send_ping, endpoint.send_pong, endpoint.send_close, lambda: endpoint.send_message("a")):
+            with pytest.raises(RuntimeError, match="Close"):
+                send()
+        assert list(endpoint.receive(masked(TEXT, b"still heard"))) == [Message("still heard", True)]
+
+
 class TestBothSides:
     """What one endpoint sends, the other receives."""
 
@@ -850,7 +897,7 @@ class TestBothSides:
         events: list[Event] = []
         for start, end in itertools.pairwise([0, *cuts, len(wire)]):
             events += receiver.receive(wire[start:end])
-        assert plain(events) == [*expected, Closed(4000, "bye")]
+        assert events == [*expected, Closed(4000, "bye")]
 
     @given(st.binary(max_size=200), st.booleans())
     def test_whatever_comes_gives_events_or_a_protocol_error(self, wire: bytes, fragments: bool) -> None:
