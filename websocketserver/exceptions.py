@@ -31,7 +31,8 @@ class Close(NamedTuple):
     reason: str = ""
 
     def __str__(self) -> str:
-        return f"{self.code} {self.reason}".rstrip()
+        reason = self.reason if self.reason.isprintable() else repr(self.reason)  # it may come from the peer
+        return f"{self.code} {reason}".rstrip()
 
 
 class WebSocketError(Exception):
