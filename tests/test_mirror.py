@@ -1,0 +1,40 @@
+"""Every source file has its test file, of the same name and in the same place, and the other way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "websocketserver"
+
+UNTESTED = {
+    "__init__.py",  # names only: test_exports.py
+    "__main__.py",  # one line: test_cli.py runs it
+    "protocol/__init__.py",  # a docstring
+}
+WITHOUT_SOURCE = {
+    "test_layers.py",
+    "test_mirror.py",
+    "test_exports.py",
+    "test_kit.py",  # of support.py
+    "test_examples.py",
+    "test_private_extension.py",  # of an example
+}
+
+
+def files(folder: Path, pattern: str, *parts: str) -> set[Path]:
+    return {path.relative_to(folder) for part in ("", *parts) for path in (folder / part).glob(pattern)}
+
+
+def test_every_source_file_has_its_tests_and_every_test_its_source() -> None:
+    sources = files(PACKAGE, "*.py", "protocol") | files(PACKAGE, "*.c", "protocol")
+    sources = {path for path in sources if str(path) not in UNTESTED}
+    expected = {path.with_name(f"test_{path.stem.lstrip('_')}.py") for path in sources}
+    tests = {path for path in files(TESTS, "test_*.py", "protocol") if str(path) not in WITHOUT_SOURCE}
+    assert sorted(map(str, expected - tests)) == [], "test files that are missing"
+    assert sorted(map(str, tests - expected)) == [], "test files without a source"
+
+
+def test_the_exceptions_exist() -> None:
+    assert all((PACKAGE / name).is_file() for name in UNTESTED)
+    assert all((TESTS / name).is_file() for name in WITHOUT_SOURCE)
