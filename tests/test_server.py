@@ -409,11 +409,15 @@ class TestAdversity:
             used = max(map(int, os.listdir("/proc/self/fd")))
             resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
             spare = []
-            try:
-                while True:
-                    spare.append(os.dup(0))
-            except OSError:
-                pass
+
+            def fill():
+                try:
+                    while True:
+                        spare.append(os.dup(0))
+                except OSError:
+                    pass
+
+            fill()
             for client in clients:
                 client.settimeout(10)
             clients[0].connect(server.server_address)
@@ -422,7 +426,10 @@ class TestAdversity:
             print("cpu", time.process_time() - before < 0.5)
             os.close(spare.pop())
             print("served", ask(clients[0]))
-            spare.append(os.dup(0))
+            clients[0].close()
+            while len(server.registry):
+                time.sleep(0.01)
+            fill()
             clients[1].connect(server.server_address)
             time.sleep(0.1)
             began = time.monotonic()
