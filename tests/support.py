@@ -217,6 +217,12 @@ class RawPeer:
             pass
         return int.from_bytes(got.payload[:2], "big") if got.payload else 1005
 
+    def read_until(self, end: bytes) -> bytes:
+        """Return all that comes up to and including these bytes."""
+        while end not in self._received:
+            self._receive()
+        return self._read(self._received.index(end) + len(end))
+
     def read_to_end(self) -> bytes:
         """Return all that comes until the other end closes the stream (a reset ends it too)."""
         rest = bytes(self._received)
@@ -228,13 +234,16 @@ class RawPeer:
 
     def _read(self, size: int) -> bytes:
         while len(self._received) < size:
-            data = self.sock.recv(1 << 16)
-            if not data:
-                raise EOFError(f"end of stream, {len(self._received)} of {size} bytes there")
-            self._received += data
+            self._receive()
         taken = bytes(self._received[:size])
         del self._received[:size]
         return taken
+
+    def _receive(self) -> None:
+        data = self.sock.recv(1 << 16)
+        if not data:
+            raise EOFError(f"end of stream after {bytes(self._received)!r:.200}")
+        self._received += data
 
 
 # Two ends without a server

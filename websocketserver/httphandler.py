@@ -29,6 +29,7 @@ from .streams import Link, Pace, SocketReader, SocketWriter
 __all__ = ["StrictHTTPRequestHandler"]
 
 MOST_LOGGED = 100  # characters of a request line that was refused
+KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
 class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
@@ -150,7 +151,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         super().send_response_only(code, message)
 
     def _borrow(self, lender: StrictHTTPRequestHandler) -> None:
-        vars(self).update(vars(lender))
+        vars(self).update({name: value for name, value in vars(lender).items() if name not in KEPT})
         lender._lent = lender.close_connection = True
         self._lender = lender
         self.close_connection = not self._keeps_alive()
@@ -158,9 +159,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._set_nagle()
 
     def _give_back(self, lender: StrictHTTPRequestHandler) -> None:
-        for name in vars(lender):
+        for name in vars(lender).keys() - KEPT:
             setattr(lender, name, getattr(self, name))
-        lender._lender, lender._lent = None, False
+        lender._lent = False
 
     def _reset_request(self) -> None:
         self.raw_requestline = b""

@@ -96,6 +96,7 @@ class Router:
     def __init__(self, handler_class: type[WebSocketRequestHandler] = WebSocketRequestHandler) -> None:
         _check_class(handler_class)
         self._handler_class = handler_class
+        self.handshake_timeout = handler_class.handshake_timeout  #: seconds; for servers that read heads themselves
         self._lock = threading.Lock()  # guards changes of _mounted, which is replaced and never modified
         self._mounted: tuple[_Mounted, ...] = ()
         self._routing = type(f"Routing{handler_class.__name__}", (_Routing, handler_class), {"_router": self})
