@@ -353,6 +353,21 @@ class TestExceptions:
             peer.read_to_end()
         assert [str(error) for error in running.errors] == ["the database"]
 
+    def test_a_peer_that_does_not_read_is_no_error(self, server_class: Any) -> None:
+        class Handler(Quiet):
+            send_timeout = 0.2
+            compression = None
+
+            def on_message(self, message: str | bytes) -> None:
+                self.websocket.send(bytes(1 << 26))
+
+        with serving(Handler, server_class=server_class) as running, raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            wait_until(lambda: events(running) and isinstance(events(running)[-1], tuple))
+            assert events(running)[-1][0] == 1006
+        assert len(lines(running)) == 2
+        assert "could not be sent in time" in lines(running)[1]
+
     def test_the_end_of_the_connection_may_escape_any_hook(self, server_class: Any) -> None:
         class Handler(Quiet):
             def on_message(self, message: str | bytes) -> None:
@@ -577,6 +592,17 @@ class TestHandshake:
             head, body = head_and_body(peer)
             assert "Retry-After: 9" in head
             assert "come back later" in body
+
+    def test_a_refusal_of_a_hook_arrives_behind_unread_input(self) -> None:
+        class Handler(Quiet):
+            def authorize(self) -> HTTPStatus | None:
+                self.send_error(HTTPStatus.UNAUTHORIZED)
+                return None
+
+        with serving(Handler) as running:
+            for _ in range(10):
+                with raw_client(running, glued=bytes(100_000), status=401) as peer:
+                    assert peer.read_to_end().endswith(b"</html>\n")
 
     def test_the_first_of_our_subprotocols_that_was_offered(self) -> None:
         with serving(subprotocols=("v2", "v1")) as running:

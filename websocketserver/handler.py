@@ -86,7 +86,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     websocket: WebSocketConnection
 
     _upgraded = False
-    _ending: ConnectionClosed | None = None  # how the connection told us of its end
+    _ending: Exception | None = None  # how the connection told us of its end
 
     # The handshake
 
@@ -190,6 +190,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     def _answer_request(self) -> None:
         if is_upgrade(self._head):
             self.handle_upgrade()
+            self._linger = not self._upgraded  # what came behind a request that was refused is unread
         else:
             super()._answer_request()
 
@@ -371,8 +372,11 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
                 self._report()
 
     def _is_end(self, error: Exception) -> bool:
-        """Return whether this only says that our own connection is over."""
-        if not isinstance(error, ConnectionClosed) or self.websocket.state is State.OPEN:
+        """Return whether this only says that our own connection is over, or that a send to a peer that does not read
+        has just ended it."""
+        state = self.websocket.state
+        is_end = state is not State.OPEN if isinstance(error, ConnectionClosed) else state is State.CLOSED
+        if not is_end or not isinstance(error, (ConnectionClosed, TimeoutError)):
             return False
         self._ending = error
         return True
