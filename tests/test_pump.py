@@ -1,0 +1,485 @@
+"""Pump: whoever waits, pumps; nothing that was received is lost, and the inbox has a bound."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from websocketserver.connection import Role, State
+from websocketserver.deadline import Deadline
+from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
+from websocketserver.protocol.events import Message, Ping, Pong
+from websocketserver.settings import Settings
+
+from .support import MS, SOON, Handle, RawPeer, frame, half, pipe, run_in_thread, wait_until
+
+KEY = b"\x01\x02\x03\x04"
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=list(Role), ids=lambda role: role.value)
+def role(request: pytest.FixtureRequest) -> Role:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here only those who wait read; what the timer does is another file's."""
+    monkeypatch.setattr("websocketserver.connection.UNATTENDED", 1000.0)
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
+
+
+def frames(peer: RawPeer, *payloads: bytes, end: bytes = b"") -> None:
+    """Send text frames in one go: a socketpair takes few small writes."""
+    key = KEY if peer.masks else None
+    peer.send(b"".join(frame(1, payload, key=key) for payload in payloads) + end)
+
+
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+def pumping(connection: object) -> bool:
+    return bool(connection._pumping and connection._idle or connection._waiting)  # type: ignore[attr-defined]
+
+
+class TestTimeouts:
+    def test_recv_times_out_and_goes_on(self, tls: bool, role: Role) -> None:
+        with half(role, tls=tls) as (connection, peer):
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    connection.recv(5 * MS)
+            peer.frame(1, b"here")
+            assert connection.recv(SOON) == "here"
+
+    def test_recv_that_times_out_in_a_frame_loses_nothing(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            for byte in frame(1, b"x" * 130, key=KEY)[:12]:
+                peer.send(bytes([byte]))
+                with pytest.raises(TimeoutError):
+                    connection.recv(2 * MS)
+            peer.send(frame(1, b"x" * 130, key=KEY)[12:])
+            assert connection.recv(SOON) == "x" * 130
+
+    def test_recv_that_times_out_in_a_large_frame_loses_nothing(self, tls: bool) -> None:
+        """What is left of it is read straight into the message."""
+        data = bytes(range(256)) * 1000
+        whole = frame(2, data, key=KEY)
+        with half(tls=tls) as (connection, peer):
+            for start in range(0, len(whole), 50_000):
+                with pytest.raises(TimeoutError):
+                    connection.recv(2 * MS)
+                peer.send(whole[start : start + 50_000])
+            assert connection.recv(SOON) == data
+
+    def test_recv_that_times_out_between_fragments_loses_nothing(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            peer.frame(1, b"one ", fin=False)
+            with pytest.raises(TimeoutError):
+                connection.recv(5 * MS)
+            peer.frame(0, b"two", fin=True)
+            assert connection.recv(SOON) == "one two"
+
+    def test_zero_looks_what_is_there(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            with pytest.raises(TimeoutError):
+                connection.recv(0)
+            peer.frame(1, b"one")
+            peer.frame(1, b"two")
+            assert connection._transport.wait(True, False, Deadline(SOON))[0]
+            assert connection.recv(0) == "one"
+            assert connection.recv(0) == "two"
+            with pytest.raises(TimeoutError):
+                connection.recv(0)
+
+    def test_zero_finds_a_message_of_many_reads(self) -> None:
+        with half() as (connection, peer):
+            peer.frame(2, bytes(100_000))
+            assert len(connection.recv(0)) == 100_000
+
+    def test_thread_that_waits_for_the_pump_times_out_too(self) -> None:
+        with half() as (connection, peer):
+            first = run_in_thread(connection.recv, SOON)
+            wait_until(lambda: pumping(connection))
+            with pytest.raises(TimeoutError):
+                connection.recv(5 * MS)
+            peer.frame(1, b"x")
+            assert first.result() == "x"
+
+
+class TestThreads:
+    def test_threads_share_the_messages(self, tls: bool) -> None:
+        count, got = 2000, []
+        with pipe(tls=tls) as (client, server):
+
+            def receive() -> None:
+                for message in server:
+                    got.append(int(message))
+
+            receivers = [run_in_thread(receive) for _ in range(4)]
+            for number in range(count):
+                client.send(str(number))
+            client.close(timeout=SOON)
+            for receiver in receivers:
+                receiver.result()
+        assert sorted(got) == list(range(count))
+
+    def test_each_thread_gets_its_own_in_order(self) -> None:
+        with pipe() as (client, server):
+            lists: list[list[int]] = [[], []]
+
+            def receive(got: list[int]) -> None:
+                for message in server:
+                    got.append(int(message))
+
+            receivers = [run_in_thread(receive, got) for got in lists]
+            for number in range(500):
+                client.send(str(number))
+            client.close(timeout=SOON)
+            for receiver in receivers:
+                receiver.result()
+            assert all(got == sorted(got) for got in lists)
+            assert len(lists[0]) + len(lists[1]) == 500
+
+    def test_all_waiting_threads_learn_the_end(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            receivers = [run_in_thread(connection.recv) for _ in range(4)]
+            wait_until(lambda: connection._waiting == 3)
+            peer.close_frame(1000)
+            for receiver in receivers:
+                with pytest.raises(ConnectionClosedOK):
+                    receiver.result()
+
+    def test_abort_wakes_all_waiting_threads(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, _):
+            receivers = [run_in_thread(connection.recv) for _ in range(3)]
+            wait_until(lambda: connection._waiting == 2)
+            connection.abort()
+            for receiver in receivers:
+                with pytest.raises(ConnectionClosed):
+                    receiver.result()
+
+    def test_next_waiting_thread_takes_over_the_pump(self, tls: bool) -> None:
+        """DESIGN rule 7: the pump tells all when it is left."""
+        with half(tls=tls) as (connection, peer):
+            receivers = [run_in_thread(connection.recv, SOON) for _ in range(3)]
+            wait_until(lambda: connection._waiting == 2)
+            for number in range(3):
+                peer.frame(1, b"%d" % number)
+            assert sorted(receiver.result() for receiver in receivers) == ["0", "1", "2"]
+
+    def test_pump_that_times_out_hands_over(self) -> None:
+        with half() as (connection, peer):
+            first = run_in_thread(connection.recv, 30 * MS)
+            wait_until(lambda: pumping(connection))
+            second = run_in_thread(connection.recv, SOON)
+            wait_until(lambda: connection._waiting)
+            with pytest.raises(TimeoutError):
+                first.result()
+            peer.frame(1, b"for the second")
+            assert second.result() == "for the second"
+
+    def test_whoever_waits_for_something_else_keeps_the_messages(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            waiter = connection.ping(b"p")
+            frames(peer, *numbers(100), end=frame(10, b"p", key=KEY))
+            assert waiter.wait(SOON) >= 0
+            assert [connection.recv(0) for _ in range(100)] == [str(number) for number in range(100)]
+
+
+class TestInbox:
+    """DESIGN rule 10."""
+
+    def test_full_inbox_pushes_back(self) -> None:
+        limit = 100_000
+        with half(settings=Settings(max_queue_size=limit)) as (connection, peer):
+            peer.sock.settimeout(0)
+            sent = 0
+            block = frame(2, bytes(1000), key=KEY)
+            waiting = run_in_thread(connection.ping().wait, SOON)  # reads for all, as far as it may
+            try:
+                while sent < 100 << 20:
+                    try:
+                        peer.sock.send(block)
+                        sent += len(block)
+                    except BlockingIOError:
+                        if connection._inbox_size >= limit and connection._waiting:
+                            break
+            finally:
+                connection.abort()
+            with pytest.raises(ConnectionClosed):
+                waiting.result()
+            assert limit <= connection._inbox_size < limit + 1100
+            assert sent < 10 << 20
+
+    def test_empty_messages_count_too(self) -> None:
+        with half(settings=Settings(max_queue_size=64_000)) as (connection, peer):
+            peer.send(frame(2, b"", key=KEY) * 5000)
+            peer.frame(9, b"")
+            with pytest.raises(TimeoutError):
+                connection.ping().wait(50 * MS)
+            assert len(connection._inbox) <= 1000
+
+    def test_one_message_always_fits(self) -> None:
+        with half(settings=Settings(max_queue_size=1000)) as (connection, peer):
+            peer.frame(2, bytes(100_000))
+            with pytest.raises(TimeoutError):
+                connection.ping().wait(50 * MS)
+            assert len(connection.recv(0)) == 100_000
+
+    def test_room_wakes_who_waits_for_it(self) -> None:
+        with half(settings=Settings(max_queue_size=1000)) as (connection, peer):
+            waiter = connection.ping(b"p")
+            for _ in range(20):
+                peer.frame(2, bytes(1000))
+            peer.frame(10, b"p")
+            waiting = run_in_thread(waiter.wait, SOON)
+            for _ in range(20):
+                assert connection.recv(SOON) == bytes(1000)
+            assert waiting.result() >= 0
+
+    def test_none_is_no_bound(self) -> None:
+        with half(settings=Settings(max_queue_size=None)) as (connection, peer):
+            waiting = run_in_thread(connection.ping(b"p").wait, SOON)
+            for _ in range(1000):
+                peer.frame(2, bytes(10_000))
+            peer.frame(10, b"p")
+            waiting.result()
+            assert len(connection._inbox) == 1000
+
+    def test_data_after_our_close_is_dropped_and_the_inbox_stays_readable(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            peer.frame(1, b"before")
+            peer.frame(10, b"p")
+            with pytest.raises(TimeoutError):
+                connection.ping(b"q").wait(20 * MS)
+            connection.start_close()
+            peer.frame(1, b"after")
+            peer.close_frame(1000)
+            peer.sock.shutdown(socket.SHUT_WR)
+            connection.close()
+            assert connection.recv(0) == "before"
+            with pytest.raises(ConnectionClosedOK):
+                connection.recv(0)
+
+    def test_data_after_our_close_is_checked(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            connection.start_close()
+            peer.frame(1, b"\xff")
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(SOON)
+            assert caught.value.code == 1006
+            assert "UTF-8" in caught.value.reason
+
+
+class TestHooks:
+    def test_events_come_in_wire_order(self) -> None:
+        with half(hooks=frozenset({"ping", "pong"})) as (connection, peer):
+            peer.frame(1, b"one", fin=False)
+            peer.frame(9, b"ping")
+            peer.frame(10, b"pong")
+            peer.frame(0, b"two")
+            events = [connection.next_event(SOON) for _ in range(3)]
+            assert events == [Ping(b"ping"), Pong(b"pong"), Message(b"onetwo", True)]
+
+    def test_only_those_asked_for_come(self) -> None:
+        with half(hooks=frozenset({"pong"})) as (connection, peer):
+            peer.frame(9, b"ping")
+            peer.frame(10, b"pong")
+            assert connection.next_event(SOON) == Pong(b"pong")
+
+    def test_recv_passes_over_them(self) -> None:
+        with half(hooks=frozenset({"ping", "pong"})) as (connection, peer):
+            peer.frame(9, b"ping")
+            peer.frame(10, b"pong")
+            peer.frame(2, b"message")
+            assert connection.recv(SOON) == b"message"
+            assert peer.read_frame()[:2] == (10, b"ping")
+
+
+class TestEnd:
+    def test_all_that_came_before_the_end_is_delivered(self, tls: bool, role: Role) -> None:
+        with half(role, tls=tls) as (connection, peer):
+            frames(peer, *numbers(200), end=frame(8, b"\x03\xe8", key=KEY if peer.masks else None))
+            peer.sock.close()
+            got = [connection.recv(SOON) for _ in range(200)]
+            assert got == [str(number) for number in range(200)]
+            with pytest.raises(ConnectionClosedOK):
+                connection.recv(SOON)
+
+    def test_all_that_came_before_a_fin_is_delivered(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            frames(peer, *numbers(200))
+            peer.sock.close()
+            assert [connection.recv(SOON) for _ in range(200)] == [str(number) for number in range(200)]
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(SOON)
+            assert caught.value.code == 1006
+
+    def test_all_that_came_before_a_reset_is_delivered(self, tls: bool) -> None:
+        with half(tls=tls, tcp=True) as (connection, peer):
+            frames(peer, *numbers(200))
+            first = connection.recv(SOON)  # so that a part is here, in the parser, at the reset
+            reset(peer.sock)
+            assert [first] + [connection.recv(SOON) for _ in range(199)] == [str(number) for number in range(200)]
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(SOON)
+            assert caught.value.code == 1006
+
+    def test_inbox_is_read_before_the_end_is_told(self) -> None:
+        with half(settings=Settings(max_queue_size=None)) as (connection, peer):
+            frames(peer, *numbers(200), end=frame(8, b"\x03\xe9bye", key=KEY))
+            with pytest.raises(ConnectionClosed):
+                connection.ping().wait(SOON)
+            assert [connection.recv() for _ in range(200)] == [str(number) for number in range(200)]
+            with pytest.raises(ConnectionClosedOK) as caught:
+                connection.recv()
+            assert (caught.value.code, caught.value.reason) == (1001, "bye")
+
+    def test_incomplete_message_at_the_end_is_no_message(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            peer.frame(1, b"whole")
+            peer.send(frame(1, b"half a message", key=KEY)[:-1])
+            peer.sock.close()
+            assert connection.recv(SOON) == "whole"
+            with pytest.raises(ConnectionClosed):
+                connection.recv(SOON)
+
+    @pytest.mark.parametrize(
+        "wrong, code",
+        [
+            (frame(1, b"unmasked"), 1002),
+            (frame(3, b"", key=KEY), 1002),
+            (frame(1, b"\xff", key=KEY), 1007),
+            (frame(2, b"", key=KEY, length=2 << 20), 1009),
+        ],
+        ids=["mask", "opcode", "utf-8", "size"],
+    )
+    def test_violation_fails_the_connection(self, tls: bool, wrong: bytes, code: int) -> None:
+        with half(tls=tls) as (connection, peer):
+            peer.frame(1, b"before")
+            peer.send(wrong + frame(1, b"after", key=KEY))
+            assert connection.recv(SOON) == "before"
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(SOON)
+            assert caught.value.sent is not None
+            assert caught.value.sent.code == code
+            assert caught.value.code == 1006
+            assert peer.read_close() == code
+            assert peer.read_to_end() == b""  # our half of the stream has ended (7.1.7)
+
+    def test_violation_inside_a_large_frame_is_found_before_its_end(self, tls: bool) -> None:
+        with half(tls=tls, settings=Settings(max_message_size=None)) as (connection, peer):
+            receiving = run_in_thread(connection.recv, SOON)
+            peer.send(frame(1, b"a" * 300_000 + b"\xff" + b"a" * 1000, key=KEY, length=1 << 30))
+            with pytest.raises(ConnectionClosed):
+                receiving.result()
+            assert peer.read_close() == 1007
+
+
+def reset(sock: object) -> None:
+    """End a TCP connection with a RST."""
+    assert isinstance(sock, socket.socket)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+class TestDirections:
+    """DESIGN rule 8."""
+
+    def test_receiver_that_times_out_does_not_disturb_a_blocked_sender(self, tls: bool) -> None:
+        data = bytes(8 << 20)
+        with pipe(tls=tls, server=Settings(max_message_size=None)) as (client, server):
+            sending = run_in_thread(client.send, data)
+            wait_until(lambda: client._output.lock.locked() and client._output.bytes_sent)
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    client.recv(5 * MS)
+            assert sending.running
+            assert server.recv(SOON) == data
+            sending.result()
+
+    def test_blocking_receiver_lets_others_send_and_close(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            receiving: Handle[object] = run_in_thread(connection.recv)
+            wait_until(lambda: connection._pumping)
+            connection.send("meanwhile")
+            assert peer.read_frame().payload == b"meanwhile"
+            closing = run_in_thread(connection.close, timeout=SOON)
+            assert peer.read_close() == 1000
+            peer.close_frame(1000)
+            peer.sock.close()
+            closing.result()
+            with pytest.raises(ConnectionClosedOK):
+                receiving.result()
+
+
+def test_pings_are_answered_while_somebody_waits(tls: bool, role: Role) -> None:
+    with half(role, tls=tls) as (connection, peer):
+        receiving = run_in_thread(connection.recv, SOON)
+        for number in range(10):
+            peer.frame(9, b"%d" % number)
+            assert peer.read_frame()[:2] == (10, b"%d" % number)
+        peer.frame(1, b"end")
+        receiving.result()
+
+
+def test_state_lock_is_free_during_io_and_codecs() -> None:
+    """DESIGN rule 3: nothing waits, and no code of others runs, while the state lock is held."""
+    from websocketserver.protocol.deflate import PerMessageDeflate
+
+    held: list[str] = []
+
+    with pipe(negotiate_extensions=True, client=Settings(compression=PerMessageDeflate(threshold=0))) as ends:
+        for end in ends:
+            watch(end, held)
+        client, server = ends
+        receiving = run_in_thread(list, server)
+        for _ in range(20):
+            client.send("x" * 1000)
+            client.ping().wait(SOON)
+        client.close()
+        receiving.result()
+        server.close()
+    assert held == []
+
+
+def watch(connection: object, held: list[str]) -> None:
+    """Note every call of the transport or a codec during which the state lock is held by the caller."""
+    lock: threading.Lock = connection._lock  # type: ignore[attr-defined]
+
+    def wrap(owner: object, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            if lock.acquire(timeout=1):  # were it ours, it would not come
+                lock.release()
+            else:
+                held.append(name)
+            return inner(*args, **kwargs)
+
+        setattr(owner, name, call)
+
+    for name in ("receive", "receive_into", "send", "wait", "discard", "shutdown", "shutdown_write", "close"):
+        wrap(connection._transport, name)  # type: ignore[attr-defined]
+    for codec in connection.extensions:  # type: ignore[attr-defined]
+        wrap(codec.encoder, "encode")
+        wrap(codec.decoder, "decode")
+
+
+def test_state_says_where_the_connection_stands(tls: bool) -> None:
+    with half(tls=tls) as (connection, peer):
+        assert connection.state is State.OPEN
+        peer.close_frame(1000)
+        with pytest.raises(ConnectionClosedOK):
+            connection.recv(SOON)
+        assert connection.state is State.CLOSING
+        peer.sock.close()
+        connection.close()
+        assert connection.state is State.CLOSED
