@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from websocketserver import ConnectionClosedOK, WebSocketClient, WebSocketRequestHandler, cli
+from websocketserver import ConnectionClosedOK, HandshakeError, WebSocketClient, WebSocketRequestHandler, cli
 
 from .program import ROOT, Program
 from .support import SOON, certificates, closed_port, opening_request, run_in_thread, running_server
@@ -66,6 +66,13 @@ class TestServe:
             assert read(url.replace("localhost", "127.0.0.1"))
             program.process.terminate()
             assert program.wait() == (0, "", "Stopped.\n")
+
+    @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+    def test_listens_on_an_ipv6_address(self) -> None:
+        with Program(*MODULE, "0", "-b", "::1") as program:
+            url = program.url()
+            assert url.startswith("http://[::1]:")
+            assert read(url)
 
     def test_runs_on_a_bare_python(self) -> None:
         with Program("-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -254,6 +261,19 @@ class TestMistakes:
             exit_code, complaint = self.complaint(capsys, "connect", running.url(), "--origin", "https://example.com")
         assert "403 Forbidden: origin https://example.com is not allowed\n" in complaint
         assert exit_code == 1
+
+    @pytest.mark.parametrize(
+        ("content_type", "body", "explained"),
+        [
+            ("text/plain", b"401 Unauthorized: no token\n", "refused: no token"),
+            ("text/plain; charset=utf-8", b"Go away.\nPlease.", "refused: Go away."),
+            ("text/html", b"<!DOCTYPE html>", "refused"),
+            ("text/plain", b" \n", "refused"),
+        ],
+    )
+    def test_refusals_are_explained(self, content_type: str, body: bytes, explained: str) -> None:
+        error = HandshakeError("refused", 401, {"Content-Type": content_type}, body)
+        assert cli._refusal(error) == explained
 
     def test_certificate_that_nobody_vouches_for(self, capsys: pytest.CaptureFixture[str]) -> None:
         with running_server(WebSocketRequestHandler, tls=True, log_message=_silent) as running:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from websocketserver import WebSocketRequestHandler
+from websocketserver import Role, Settings, WebSocketRequestHandler
+from websocketserver.terminal import Terminal
 
 from .program import Program
-from .support import SOON, RawPeer, Running, run_in_thread, running_server
+from .support import MS, SOON, RawPeer, Running, half, run_in_thread, running_server, wait_until
 
 CONNECT = ("-m", "websocketserver", "connect")
 
@@ -231,15 +232,21 @@ class TestConnectPiped:
         assert "error: cannot write to standard output: No space left on device\n" in errors
         assert exit_code == 1
 
-    def test_input_that_cannot_be_read(self, echo: Running, tmp_path: Path) -> None:
-        directory = os.open(tmp_path, os.O_RDONLY)
-        try:
-            with Program(*CONNECT, echo.url(), stdin=directory) as program:
-                exit_code, _, errors = program.wait()
-        finally:
-            os.close(directory)
-        assert "irectory" in errors and "Traceback" not in errors
+    def test_input_that_cannot_be_read(self, echo: Running) -> None:
+        with open(os.devnull, "wb") as write_only, Program(*CONNECT, echo.url(), stdin=write_only) as program:
+            exit_code, _, errors = program.wait()
+        assert "error: cannot read standard input: Bad file descriptor\n" in errors
         assert exit_code == 1
+
+    def test_input_that_the_server_does_not_take(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "input").write_bytes(bytes(1 << 22))
+        with half(Role.CLIENT, settings=Settings(send_timeout=50 * MS)) as (websocket, _):
+            with open(tmp_path / "input") as large:
+                monkeypatch.setattr("sys.stdin", large)
+                assert Terminal(websocket, binary=True).run() == 1
+                wait_until(lambda: "error: cannot send: " in capsys.readouterr().err)
 
     def test_input_closed_from_the_start(self, echo: Running) -> None:
         with Program(
@@ -308,6 +315,17 @@ class TestConnectAtTerminal:
             self.read_until(ours, b"hi\r\nhi\r\n")
             program.interrupt()
             assert program.wait() == (130, "", f"Connected to {echo.url()}\nInterrupted.\n")
+
+    def test_the_last_line_is_below_the_key_that_was_pressed(self, echo: Running) -> None:
+        ours, theirs = os.openpty()
+        try:
+            with Program(*CONNECT, echo.url(), stdin=theirs, stdout=theirs, stderr=theirs) as program:
+                self.read_until(ours, b"\r\n")
+                program.interrupt()
+                assert self.read_until(ours, b"Interrupted.\r\n") == b"\r\nInterrupted.\r\n"
+        finally:
+            os.close(ours)
+            os.close(theirs)
 
 
 def test_ctrl_c_while_connecting() -> None:
