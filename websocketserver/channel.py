@@ -58,9 +58,6 @@ class Channel(Pump):
 
     # Sending
 
-    def _output_waits(self) -> bool:
-        return self._output.waits
-
     def _flush(self) -> None:
         """Send what is pending as far as it goes without blocking."""
         self._output.flush()
@@ -83,16 +80,22 @@ class Channel(Pump):
 
     def _lock_output(self, deadline: Deadline) -> bool:
         """Take the write lock; False if the deadline came first."""
+        lock = self._output.lock
+        if lock.acquire(False):
+            return True
         left = deadline.left()
-        return self._output.lock.acquire(timeout=-1 if left is None else left)
+        return lock.acquire(timeout=-1 if left is None else left)
 
     def _unlock_output(self) -> None:
         """Leave the write lock and look again at what was queued meanwhile."""
-        read_on, self._read_while_writing = self._read_while_writing, False
-        self._output.lock.release()
+        output = self._output
+        read_on = self._read_while_writing
+        if read_on:
+            self._read_while_writing = False
+        output.lock.release()
         if read_on:  # the peer is still sending, and may be waiting for us to read all of it
             timer.schedule(self, time.monotonic())
-        if self._output.waits or self._over:
+        if output.queued or output.rest or self._over:
             self._flush()
 
     def _await_writable(self, deadline: Deadline) -> bool:

@@ -9,31 +9,28 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from types import TracebackType
 from typing import NamedTuple
 
-from .channel import Channel
+from .attendance import AttendedChannel
 from .deadline import Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .keepalive import Heartbeat, timer
+from .keepalive import timer
 from .output import PING, PONG, Broken
-from .pings import Pings, PingWaiter
+from .pings import PingWaiter
 from .protocol.endpoint import Buffer, Receiver, Role, Sender
-from .protocol.events import AppEvent, Message, Pong
+from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead
-from .pump import NEVER, NOW
+from .pump import NEVER
 from .settings import Settings
 from .transport import make_transport
 
 __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
 
-UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
-POLLED = 60.0  # the same where a pool does that
-AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
 
@@ -55,7 +52,7 @@ class Stats(NamedTuple):
     messages_sent: int
 
 
-class WebSocketConnection(Channel):
+class WebSocketConnection(AttendedChannel):
     """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
 
     Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
@@ -95,25 +92,16 @@ class WebSocketConnection(Channel):
             fragments=fragments,
         )
         sender = Sender(role, new_key=_new_key, codecs=codecs, fragment_size=settings.fragment_size)
-        super().__init__(make_transport(sock), role, receiver, sender, settings, hooks)
+        super().__init__(make_transport(sock), role, receiver, sender, settings, hooks, codecs)
         self.request = request  #: the opening request (Request), on the server
         self.response = response  #: the server's answer (ResponseHead), on the client
         self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None
-        self.extensions = tuple(codecs)  #: the extensions agreed on (Codec), in the order of the answer
-        self.latency: float | None = None  #: the last round-trip time of a Ping in seconds, None before the first
         self.local_address = _address(sock.getsockname)  #: as socket.getsockname() gave it
         self.remote_address = _address(sock.getpeername)  #: as socket.getpeername() gave it
         self._messages_sent = 0  # guarded by the write lock
-        self._pings = Pings()  # guarded by the state lock
-        now = time.monotonic()
-        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
-        self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
-        self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
-        self._quiet_since = now  # when it last saw traffic
-        self._traffic = 0
         if received:
             receiver.feed(received)
-        timer.schedule(self, self._next_visit(now))
+            self._unparsed = True
 
     # Receiving
 
@@ -164,59 +152,6 @@ class WebSocketConnection(Channel):
                 if self._output.gathered:
                     self._gathering = thread
                     self._stop_gathering()
-
-    # For a pool
-
-    def park(self, announce: Callable[[], None]) -> None:
-        """A pool polls the descriptor from now on, which stays open until ``unpark``.
-
-        ``announce()`` is called, from any thread, when there is something that polling does not show.
-        """
-        with self._lock:
-            self._announce = announce
-            self._polled = True
-
-    def unpark(self) -> None:
-        """The pool has forgotten the descriptor."""
-        with self._lock:
-            self._announce = None
-            self._polled = False
-        if self._over:
-            self._release()
-
-    def set_polled(self, polled: bool) -> None:
-        """Tell whether the pool waits for input just now; if not, the timer looks after the connection."""
-        self._polled = polled
-        if not polled:
-            timer.schedule(self, time.monotonic() + UNATTENDED)
-
-    def ready_events(self) -> Iterator[AppEvent]:
-        """Iterate over the events that are here or can be read at once; never waits for the peer.
-
-        Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
-        """
-        thread = threading.get_ident()
-        event = self._next_ready(True)
-        while event is not None:
-            self._gathering = thread if self._inbox and self._sent is None else None
-            yield event
-            if self._gathering is None and self._output.gathered:
-                self._gathering = thread
-                self._stop_gathering()
-            event = self._next_ready(self._transport.pending())
-
-    def attend(self) -> bool:
-        """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
-        self._attend()
-        return self.is_ready()
-
-    def is_ready(self) -> bool:
-        """Return whether there is input that polling the descriptor does not show."""
-        return bool(self._inbox) or self._eof or self._over or self._transport.pending()
-
-    def drain(self) -> bool:
-        """Read, without waiting, what comes after the conversation; return whether the peer's stream has ended."""
-        return self._pump_until(lambda: self._eof or self._over, NOW)
 
     # Sending
 
@@ -397,75 +332,6 @@ class WebSocketConnection(Channel):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.role.value} {self.remote_address} {self.state.value}>"
-
-    # For the timer and for Pings
-
-    def _on_pong(self, event: Pong) -> None:
-        with self._lock:
-            round_trip = self._pings.answer(event.payload)
-            if round_trip is not None:
-                self.latency = round_trip
-            if self._waiting:
-                self._changed.notify_all()
-
-    def _await_pong(self, waiter: PingWaiter, deadline: Deadline) -> None:
-        self._pump_until(lambda: waiter.round_trip is not None or self._input_over, deadline)
-        if waiter.round_trip is None:
-            if self._input_over:
-                raise self._closed_error()
-            raise TimeoutError("no Pong in time")
-
-    def visit(self, now: float) -> float | None:
-        """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
-        reads = 0 if self._polled else self._attend()
-        self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
-        if self._over:
-            return None
-        if self._output.gathered:
-            self._output.flush(gathered=True)
-        if self._cut_at is not None:
-            if now >= self._cut_at or self._eof and not self._output.waits:
-                self._cut("the closing handshake did not end in time")
-                return None
-            return min(self._cut_at, now + self._pause)
-        progress = self._bytes_received + self._output.bytes_sent
-        if self._heartbeat.dead(now, progress, stands=self._full()):
-            self._fail(1011, f"no answer to a Ping within {self._heartbeat.timeout:g} seconds")
-            self._cut("")
-            return None
-        if self._heartbeat.ping_due(now):
-            with self._lock:
-                waiter = PingWaiter(self._pings.new_payload(), self._await_pong)
-                self._pings.add(waiter)
-                self._output.queue_locked(PING, waiter.payload)
-            self._flush()
-        self._release_windows(now, progress)
-        return self._next_visit(now)
-
-    def _next_visit(self, now: float) -> float:
-        due = self._heartbeat.next_visit()
-        again = now + (POLLED if self._polled else self._pause)
-        return again if due is None else min(due, again)
-
-    def _release_windows(self, now: float, progress: int) -> None:
-        """Have the extensions of a connection that has been idle for long enough give back memory."""
-        if self._release_after is None:
-            return
-        if progress != self._traffic:
-            self._traffic = progress
-            self._quiet_since = now
-        elif now - self._quiet_since >= self._release_after:
-            if self._output.lock.acquire(False):
-                for codec in self.extensions:
-                    codec.encoder.release()
-                self._unlock_output()
-            with self._lock:
-                if self._pumping or self._over:
-                    return
-                self._pumping = True
-            for codec in self.extensions:
-                codec.decoder.release()
-            self._leave_pump()
 
 
 def _new_key() -> bytes:

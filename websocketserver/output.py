@@ -45,23 +45,23 @@ class Output:
         await_writable: Callable[[Deadline], bool],
         stall: float | None,
     ) -> None:
-        self.lock = threading.Lock()  # the write lock: guards sender, broken, gathered, _rest
+        self.lock = threading.Lock()  # the write lock: guards sender, broken, gathered, rest
         self.sender = sender
         self.broken = ""  # why nothing can be sent any more
         self.bytes_sent = 0
         self._transport = transport
         self.gathered: list[Buffer] = []  # whole messages that leave together with the next
         self._gathered_size = 0
-        self._rest: list[Buffer] = []  # of what was begun: it goes first
-        self._state_lock = state_lock  # guards _queue
-        self._queue: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
+        self.rest: list[Buffer] = []  # of what was begun: it goes first
+        self._state_lock = state_lock  # guards queued
+        self.queued: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
         self._await_writable = await_writable
         self._stall = stall
 
     @property
     def waits(self) -> bool:
-        """Whether anything is pending that is not gathered on purpose."""
-        return bool(self._queue or self._rest)
+        """Whether anything is pending (``queued`` or ``rest``) that is not gathered on purpose."""
+        return bool(self.queued or self.rest)
 
     def queue(self, opcode: int, payload: bytes = b"") -> None:
         """Make a control frame, or FIN, pending; of Pings and of Pongs only the newest (RFC 6455, section 5.5.3)."""
@@ -71,13 +71,13 @@ class Output:
     def queue_locked(self, opcode: int, payload: bytes = b"") -> None:
         """The same for who holds the state lock."""
         if opcode in (PING, PONG):
-            if self._queue and self._queue[-1][0] in (CLOSE, FIN):  # nothing follows a Close (5.5.1)
+            if self.queued and self.queued[-1][0] in (CLOSE, FIN):  # nothing follows a Close (5.5.1)
                 return
-            for entry in self._queue:
+            for entry in self.queued:
                 if entry[0] == opcode:
-                    self._queue.remove(entry)
+                    self.queued.remove(entry)
                     break
-        self._queue.append((opcode, payload))
+        self.queued.append((opcode, payload))
 
     def flush(self, gathered: bool = False) -> None:
         """Send what is pending as far as it goes now; leave it to the holder if the lock is taken.
@@ -98,7 +98,7 @@ class Output:
 
     def gather(self, buffers: list[Buffer]) -> bool:
         """Keep a message for the next write; return whether there is enough for one. The caller holds the lock."""
-        self.gathered += buffers
+        self.gathered += [buffer if isinstance(buffer, bytes) else bytes(buffer) for buffer in buffers]
         self._gathered_size += sum(map(len, buffers))
         return self._gathered_size >= GATHERED
 
@@ -113,11 +113,11 @@ class Output:
         The caller holds the lock. Raises Broken.
         """
         if self.gathered:
-            self._rest += self.take_gathered()
-        while self._rest or self._begin_next():
-            taken = self._offer(self._rest)
-            self._rest = remaining(self._rest, taken)
-            if taken or not self._rest:
+            self.rest += self.take_gathered()
+        while self.rest or self._begin_next():
+            taken = self._offer(self.rest)
+            self.rest = remaining(self.rest, taken)
+            if taken or not self.rest:
                 continue
             if deadline is None or not self._await_writable(deadline.sooner(self._stall)):
                 return False
@@ -151,13 +151,13 @@ class Output:
         """Take the next control frame from the queue; False if there is none."""
         while True:
             with self._state_lock:
-                if not self._queue:
+                if not self.queued:
                     return False
-                opcode, payload = self._queue.popleft()
+                opcode, payload = self.queued.popleft()
             if opcode == FIN:
                 self._transport.shutdown_write()
             elif not self.sender.close_sent:  # nothing follows a Close (5.5.1)
-                self._rest = [self.sender.control(opcode, payload)]
+                self.rest = [self.sender.control(opcode, payload)]
                 return True
 
     def _offer(self, buffers: Sequence[Buffer]) -> int:
@@ -167,10 +167,10 @@ class Output:
             taken = self._transport.send(buffers)
         except OSError as error:
             self.broken = error.strerror or str(error) or type(error).__name__
-            self._rest = []
+            self.rest = []
             self.take_gathered()
             with self._state_lock:
-                self._queue.clear()
+                self.queued.clear()
             raise Broken(self.broken) from error
         self.bytes_sent += taken
         return taken

@@ -14,9 +14,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 
 from .deadline import Deadline
 from .exceptions import Close, ConnectionClosed, ProtocolError
+from .output import Output
 from .protocol.endpoint import Receiver
 from .protocol.events import AppEvent, Closed, Event, Fragment, Message, Ping, Pong
 from .settings import Settings
@@ -37,13 +39,16 @@ MAIN_THREAD = threading.main_thread().ident
 class Pump(ABC):
     """Every method may be called from any thread unless it says "as the pump"."""
 
+    _output: Output
+
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         self.settings = settings
         self._transport = transport
-        self._receiver = receiver  # the pump's, as the next seven
+        self._receiver = receiver  # the pump's, as the next eight
         self._hooks = hooks
         self._events = 0
         self._drained = 0
+        self._unparsed = False  # there may be events in what was read
         self._held: Closed | ProtocolError | None = None  # the end, while what came before it is being handled
         self._idle = False  # the pump is waiting: an interrupt now loses nothing
         self._bytes_received = 0
@@ -66,10 +71,6 @@ class Pump(ABC):
         self._over = False  # the socket was cut: nobody may begin to use it
 
     # What the rest of the connection does
-
-    @abstractmethod
-    def _output_waits(self) -> bool:
-        """Return whether output is pending."""
 
     @abstractmethod
     def _flush(self) -> None:
@@ -153,10 +154,10 @@ class Pump(ABC):
                 return None
             self._pumping = True
         try:
-            event = self._parse()
+            event = self._parse() if self._unparsed else None
             if event is None and read and not self._input_over and self._read(NOW):
                 event = self._parse()
-            if event is not None and self._receiver.buffered:
+            if self._unparsed:
                 self._look_ahead()
             return event
         except BaseException:
@@ -209,12 +210,12 @@ class Pump(ABC):
     def _pump(self, deadline: Deadline, ahead: bool) -> AppEvent | None:
         """As the pump, return the next event for the application; None if the deadline or the end came first."""
         try:
-            event = self._parse()
+            event = self._parse() if self._unparsed else None
             while event is None and not self._input_over and self._read(deadline):
                 event = self._parse()
                 if event is None:
                     self._read_ended()
-            if ahead and event is not None and self._receiver.buffered:
+            if ahead and self._unparsed:
                 self._look_ahead()
             return event
         except BaseException:
@@ -260,13 +261,18 @@ class Pump(ABC):
         """
         try:
             while not self._failed:
-                event = self._next_event(hold_end)
+                if hold_end or self._held is not None:
+                    event = self._next_event(hold_end)
+                else:
+                    event = self._receiver.next_event()
                 if event is None:
+                    self._unparsed = self._held is not None
                     return None
                 self._events += 1
                 if isinstance(event, (Message, Fragment)):
                     if self._sent is None:  # after our Close, data is checked and dropped
                         self._messages_received += 1
+                        self._unparsed = self._receiver.has_more()
                         return event
                 elif isinstance(event, Closed):
                     self._on_close(event)
@@ -304,11 +310,15 @@ class Pump(ABC):
     def _read(self, deadline: Deadline) -> bool:
         """As the pump, read once, waiting for it; False if the deadline came first."""
         try:
-            size = self._take_in(self._may_block(deadline))
+            # The read itself may do the waiting where there is no deadline and nothing to send meanwhile; but not
+            # in the main thread, where an interrupt could then lose what has just been read.
+            output = self._output
+            block = deadline.at is None and not (output.queued or output.rest) and get_ident() != MAIN_THREAD
+            size = self._take_in(block)
             while size is None:
                 self._read_ended()
                 self._idle = True
-                readable, writable = self._transport.wait(True, self._output_waits(), deadline)
+                readable, writable = self._transport.wait(True, output.waits, deadline)
                 self._idle = False
                 if writable:
                     self._flush()
@@ -323,19 +333,13 @@ class Pump(ABC):
             self._on_eof("the stream ended without a Close")
         return True
 
-    def _may_block(self, deadline: Deadline) -> bool:
-        """Return whether the read itself may do the waiting: there is no deadline and nothing to send meanwhile.
-
-        Not in the main thread: an interrupt could then lose what has just been read.
-        """
-        return deadline.at is None and not self._output_waits() and threading.get_ident() != MAIN_THREAD
-
     def _take_in(self, block: bool) -> int | None:
         """As the pump, read what there is: how many bytes, 0 at the end of the stream, None if there is nothing."""
         if self._input_over:
             return self._drain()
         receiver = self._receiver
-        buffer = receiver.get_buffer()
+        buffer = receiver.get_buffer() if receiver.in_frame else None
+        self._unparsed = True
         if buffer is None:
             data = self._transport.receive(READ_SIZE, block)
             if data:

@@ -65,7 +65,7 @@ class Receiver:
         self._as_fragments = fragments
         self.decode_text = True  # whether whole text messages come as str: saves a pass over them
         self.closed = False  # a Close was received: nothing after it counts (5.5.1)
-        self._in_frame = False  # the first piece of a frame was seen, its last not yet
+        self.in_frame = False  # the first piece of a frame was seen, its last not yet
         self._fin = False  # of that frame
         self._filled: Frame | None = None  # the last, empty piece of a frame whose payload was read directly
         self._in_message = False
@@ -81,6 +81,10 @@ class Receiver:
     def buffered(self) -> int:
         """Bytes fed and not yet used."""
         return self._parser.buffered
+
+    def has_more(self) -> bool:
+        """Return whether there may be another event in what was fed."""
+        return self._parser.buffered > 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer; behind its Close they are forgotten."""
@@ -137,7 +141,7 @@ class Receiver:
         return Closed(code, reason)
 
     def _on_data(self, frame: Frame) -> Event | None:
-        if not self._in_frame:
+        if not self.in_frame:
             if frame.complete and frame.fin and not (frame.rsv or self._in_message or self._as_fragments):
                 return self._on_whole(frame)
             self._begin_frame(frame)
@@ -177,7 +181,7 @@ class Receiver:
         size = self._size + frame.length
         if self._max_size is not None and size > self._max_size and not self._active:
             raise self._too_big(size)
-        self._in_frame = True
+        self.in_frame = True
         self._fin = frame.fin
 
     def _begin_message(self, frame: Frame) -> None:
@@ -192,7 +196,7 @@ class Receiver:
 
     def _on_piece(self, frame: Frame) -> Event | None:
         fin = frame.complete and frame.fin
-        self._in_frame = not frame.complete
+        self.in_frame = not frame.complete
         self._filled = None
         data: bytes = frame.payload
         if data or fin:

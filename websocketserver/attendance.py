@@ -1,0 +1,181 @@
+"""Attendance: what the timer and a pool do for a connection while none of its users is there.
+
+The timer sends Pings and gives up dead peers, reads what nobody reads, cuts what does not end, and
+has extensions give back memory. A pool polls for input in place of a waiting thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from .channel import Channel
+from .deadline import Deadline
+from .keepalive import Heartbeat, timer
+from .output import PING
+from .pings import Pings, PingWaiter
+from .protocol.endpoint import Receiver, Role, Sender
+from .protocol.events import AppEvent, Pong
+from .protocol.extensions import Codec
+from .pump import NOW
+from .settings import Settings
+from .transport import Transport
+
+__all__ = ["AttendedChannel"]
+
+UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
+POLLED = 60.0  # the same where a pool does that
+AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
+
+
+class AttendedChannel(Channel):
+    """A channel that is looked after."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        role: Role,
+        receiver: Receiver,
+        sender: Sender,
+        settings: Settings,
+        hooks: frozenset[str],
+        codecs: Sequence[Codec],
+    ) -> None:
+        super().__init__(transport, role, receiver, sender, settings, hooks)
+        self.extensions = tuple(codecs)  #: the extensions agreed on (Codec), in the order of the answer
+        self.latency: float | None = None  #: the last round-trip time of a Ping in seconds, None before the first
+        self._pings = Pings()  # guarded by the state lock
+        now = time.monotonic()
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
+        self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
+        self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
+        self._quiet_since = now  # when it last saw traffic
+        self._traffic = 0
+        timer.schedule(self, self._next_visit(now))
+
+    # Pings
+
+    def _on_pong(self, event: Pong) -> None:
+        with self._lock:
+            round_trip = self._pings.answer(event.payload)
+            if round_trip is not None:
+                self.latency = round_trip
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _await_pong(self, waiter: PingWaiter, deadline: Deadline) -> None:
+        self._pump_until(lambda: waiter.round_trip is not None or self._input_over, deadline)
+        if waiter.round_trip is None:
+            if self._input_over:
+                raise self._closed_error()
+            raise TimeoutError("no Pong in time")
+
+    # For the timer
+
+    def visit(self, now: float) -> float | None:
+        """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
+        reads = 0 if self._polled else self._attend()
+        self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
+        if self._over:
+            return None
+        if self._output.gathered:
+            self._output.flush(gathered=True)
+        if self._cut_at is not None:
+            if now >= self._cut_at or self._eof and not self._output.waits:
+                self._cut("the closing handshake did not end in time")
+                return None
+            return min(self._cut_at, now + self._pause)
+        progress = self._bytes_received + self._output.bytes_sent
+        if self._heartbeat.dead(now, progress, stands=self._full()):
+            self._fail(1011, f"no answer to a Ping within {self._heartbeat.timeout:g} seconds")
+            self._cut("")
+            return None
+        if self._heartbeat.ping_due(now):
+            with self._lock:
+                waiter = PingWaiter(self._pings.new_payload(), self._await_pong)
+                self._pings.add(waiter)
+                self._output.queue_locked(PING, waiter.payload)
+            self._flush()
+        self._release_windows(now, progress)
+        return self._next_visit(now)
+
+    def _next_visit(self, now: float) -> float:
+        due = self._heartbeat.next_visit()
+        again = now + (POLLED if self._polled else self._pause)
+        return again if due is None else min(due, again)
+
+    def _release_windows(self, now: float, progress: int) -> None:
+        """Have the extensions of a connection that has been idle for long enough give back memory."""
+        if self._release_after is None:
+            return
+        if progress != self._traffic:
+            self._traffic = progress
+            self._quiet_since = now
+        elif now - self._quiet_since >= self._release_after:
+            if self._output.lock.acquire(False):
+                for codec in self.extensions:
+                    codec.encoder.release()
+                self._unlock_output()
+            with self._lock:
+                if self._pumping or self._over:
+                    return
+                self._pumping = True
+            try:
+                for codec in self.extensions:
+                    codec.decoder.release()
+            finally:
+                self._leave_pump()
+
+    # For a pool
+
+    def park(self, announce: Callable[[], None]) -> None:
+        """A pool polls the descriptor from now on, which stays open until ``unpark``.
+
+        ``announce()`` is called, from any thread, when there is something that polling does not show.
+        """
+        with self._lock:
+            self._announce = announce
+            self._polled = True
+
+    def unpark(self) -> None:
+        """The pool has forgotten the descriptor."""
+        with self._lock:
+            self._announce = None
+            self._polled = False
+        if self._over:
+            self._release()
+
+    def set_polled(self, polled: bool) -> None:
+        """Tell whether the pool waits for input just now; if not, the timer looks after the connection."""
+        self._polled = polled
+        if not polled:
+            timer.schedule(self, time.monotonic() + UNATTENDED)
+
+    def ready_events(self) -> Iterator[AppEvent]:
+        """Iterate over the events that are here or can be read at once; never waits for the peer.
+
+        Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
+        """
+        thread = threading.get_ident()
+        event = self._next_ready(True)
+        while event is not None:
+            self._gathering = thread if self._inbox and self._sent is None else None
+            yield event
+            if self._gathering is None and self._output.gathered:
+                self._gathering = thread
+                self._stop_gathering()
+            event = self._next_ready(self._transport.pending())
+
+    def attend(self) -> bool:
+        """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
+        self._attend()
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Return whether there is input that polling the descriptor does not show."""
+        return bool(self._inbox) or self._eof or self._over or self._transport.pending()
+
+    def drain(self) -> bool:
+        """Read, without waiting, what comes after the conversation; return whether the peer's stream has ended."""
+        return self._pump_until(lambda: self._eof or self._over, NOW)
