@@ -97,9 +97,10 @@ class WebSocketClient(WebSocketConnection):
         dialer = Dialer(
             target.host, target.port, ssl_context if target.secure else None, sock, unix_path, source_address
         )
-        link = dialer.connect(Deadline(connect_timeout))
+        deadline = Deadline(connect_timeout)
+        link = dialer.connect(deadline)
         try:
-            accepted = opening.perform(link)
+            accepted = opening.perform(link, deadline)
         except BaseException:
             link.sock.close()
             raise

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from .deadline import Deadline
 from .exceptions import HandshakeError
 from .protocol.extensions import Codec, Extension, accept_answer, format_offers
 from .protocol.handshake import build_request, check_response, host_field
@@ -18,6 +19,7 @@ from .streams import Link, SocketReader
 __all__ = ["Accepted", "Opening", "Target", "parse_url"]
 
 MAX_BODY = 64 * 1024  # bytes kept of the body of a refusal
+BODY_TIME = 2.0  # seconds that it may take: it is only the explanation, and may never end
 
 Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -77,11 +79,12 @@ class Opening:
             extra=extra,
         )
 
-    def perform(self, link: Link) -> Accepted:
-        """Send the request and return what the server agreed to; under the link's limit.
+    def perform(self, link: Link, deadline: Deadline) -> Accepted:
+        """Send the request and return what the server agreed to, all by the deadline.
 
         Raises HandshakeError with the server's status, headers and the beginning of its body, and OSError.
         """
+        link.limit = deadline
         link.send(memoryview(self.request))
         raw = SocketReader(link)
         reader = io.BufferedReader(raw)
@@ -92,6 +95,7 @@ class Opening:
             )
             codecs = accept_answer(answers, self._extensions)
         except HandshakeError as error:
+            link.limit = deadline.sooner(BODY_TIME)
             body = _read_body(reader, head) if head.status != 101 else b""
             raise HandshakeError(str(error), head.status, head.headers, body) from None  # type: ignore[arg-type]
         raw.stop()  # what has been read beyond the head are the first frames
@@ -134,7 +138,7 @@ def _read_body(reader: io.BufferedReader[SocketReader], head: ResponseHead) -> b
     body = b""
     try:
         if [value.lower() for value in head.fields.get("transfer-encoding", ())] == ["chunked"]:
-            while len(body) < MAX_BODY and (size := int(reader.readline(32).split(b";")[0], 16)):
+            while len(body) < MAX_BODY and (size := int(reader.readline(32).split(b";")[0], 16)) > 0:
                 body += _read_up_to(reader, min(size, MAX_BODY - len(body)))
                 reader.readline(3)
             return body
