@@ -65,7 +65,7 @@ class Opening:
         self._offer = format_offers(extensions)
         self._key = base64.b64encode(os.urandom(16)).decode()  # unpredictable, new each time (4.1, 7)
         extra = _pairs(headers)
-        if target.credentials is not None and not any(name.lower() == "authorization" for name, _ in extra):
+        if target.credentials is not None and not any(str(name).lower() == "authorization" for name, _ in extra):
             extra.append(("Authorization", "Basic " + base64.b64encode(target.credentials).decode()))  # RFC 7617
         self.request = build_request(
             host_field(target.host, target.port, target.secure),
@@ -117,13 +117,18 @@ def parse_url(url: str) -> Target:
         host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
     except UnicodeError as error:
         raise ValueError(f"the host of {url!r} is not a valid name: {error}") from None
+    if parts.port == 0:
+        raise ValueError(f"the URL {url!r} names port 0, which nobody can listen on")
     secure = parts.scheme == "wss"
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~[]")
     if parts.query:
         path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~[]")
     credentials = None
     if parts.username is not None:
-        credentials = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
+        user = unquote_to_bytes(parts.username)
+        if b":" in user:  # RFC 7617, 2: what follows would be taken for the password
+            raise ValueError("the user's name in the URL has a colon, which Basic authentication cannot express")
+        credentials = user + b":" + unquote_to_bytes(parts.password or "")
     return Target(secure, host, parts.port or (443 if secure else 80), path, credentials)
 
 
