@@ -71,7 +71,7 @@ class _Mounted(NamedTuple):
 
 
 class Router:
-    """A table of paths and subprotocols, to be given to a server as its RequestHandlerClass.
+    """A table of paths and subprotocols, to be given to a server as its RequestHandlerClass::
 
         router = Router()
         router.mount("/chat", Chat, subprotocol="chat")
