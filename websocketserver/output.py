@@ -130,7 +130,7 @@ class Output:
         it came in the middle, and Broken.
         """
         taken = self._offer(buffers)
-        if len(buffers) == 1 and taken == len(buffers[0]):  # the common case
+        if taken == len(buffers[0]) and len(buffers) == 1:  # the common case
             return True
         began = taken > 0 or not self._transport.retractable
         rest = remaining(buffers, taken)

@@ -27,7 +27,8 @@ DIRECT = 16 * 1024  # a payload with at least this much to come is read straight
 LARGEST_READ = 1 << 20
 MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
-TEXT, CLOSE, PING, PONG = int(Opcode.TEXT), int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)  # plain ints: an enum's members are slow to compare
+CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
 
 
 class Role(Enum):
@@ -101,8 +102,11 @@ class Receiver:
             frame = self._filled or next_frame()
             if frame is None:
                 return None
-            if frame.opcode >= CLOSE:
+            opcode, fin, rsv, _, payload, complete = frame
+            if opcode >= CLOSE:
                 return self._on_control(frame)
+            if complete and fin and not (rsv or self._in_message or self._as_fragments):
+                return self._on_whole(opcode, payload)
             event = self._on_data(frame)
             if event is not None:
                 return event
@@ -142,19 +146,16 @@ class Receiver:
 
     def _on_data(self, frame: Frame) -> Event | None:
         if not self.in_frame:
-            if frame.complete and frame.fin and not (frame.rsv or self._in_message or self._as_fragments):
-                return self._on_whole(frame)
             self._begin_frame(frame)
         return self._on_piece(frame)
 
-    def _on_whole(self, frame: Frame) -> Message:
+    def _on_whole(self, opcode: int, payload: bytes) -> Message:
         """The common case: a message of one frame, as it was sent, all there."""
-        if not frame.opcode:
+        if not opcode:
             raise ProtocolError("continuation frame without a message to continue")  # 5.4
-        payload = frame.payload
         if self._max_size is not None and len(payload) > self._max_size:
             raise self._too_big(len(payload))
-        if frame.opcode != TEXT:
+        if opcode != TEXT:
             return Message(payload, False)
         if not self.decode_text:
             self._utf8.feed(payload, True)
@@ -251,6 +252,10 @@ class Sender:
 
     def message(self, data: Buffer, *, text: bool, compress: bool | None = None) -> list[Buffer]:
         """Return the buffers of one message: one, unless it is large or split into frames."""
+        opcode = TEXT if text else BINARY
+        step = self._fragment_size
+        if not self._encoders and step is None:  # the common case
+            return self._frame(opcode, data, True, 0)
         rsv = 0
         for encoder in self._encoders:
             bits = encoder.begin(text=text, size=len(data), compress=compress)
@@ -258,8 +263,6 @@ class Sender:
                 data = encoder.encode(data, True)
                 rsv |= bits
         self.encoded = rsv != 0
-        opcode = TEXT if text else int(Opcode.BINARY)
-        step = self._fragment_size
         if step is None or len(data) <= step:
             return self._frame(opcode, data, True, rsv)
         return self._fragments(opcode, memoryview(data), step, rsv)
