@@ -143,7 +143,15 @@ class TestURL:
             *("http://h/", "https://h/", "wsx://h/", "file:///etc/passwd", "ws+unix://h/"),
             *("ws://h/#", "ws://h/#fragment", "ws://h/?q#f", "ws://h#"),
             *("ws://h:65536/", "ws://h:-1/", "ws://h:x/", "ws://h:8 0/", "ws://h:0/"),
-            *("ws://[::1/", "ws://[::1", "ws://b\u00fc..cher/", "ws://a\uff0fb/"),
+            *(
+                "ws://[::1/",
+                "ws://[::1",
+                "ws://b\u00fc..cher/",
+                "ws://a..b/",
+                "ws://./",
+                f"ws://{64 * 'a'}/",
+                "ws://a\uff0fb/",
+            ),
             *("ws://a%3Ab:c@h/",),  # a user's name holds no colon (RFC 7617, 2)
         ],
     )

@@ -114,7 +114,7 @@ def parse_url(url: str) -> Target:
     if parts.fragment or url.endswith("#"):
         raise ValueError(f"the URL {url!r} has a fragment (#), which WebSocket URLs cannot have")  # 3
     try:
-        host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+        host = parts.hostname.encode("idna").decode()  # as resolver and TLS would, but before anything is begun
     except UnicodeError as error:
         raise ValueError(f"the host of {url!r} is not a valid name: {error}") from None
     if parts.port == 0:
