@@ -22,14 +22,14 @@ class Dialer(NamedTuple):
     host: str
     port: int
     ssl_context: ssl.SSLContext | None = None  #: None for no TLS
-    sock: socket.socket | None = None  #: connected already: nothing is dialled
+    sock: socket.socket | None = None  #: connected already: nothing is dialled; an SSLSocket is taken as it is
     unix_path: str | None = None
     source_address: tuple[str, int] | None = None
 
     def connect(self, deadline: Deadline) -> Link:
         """Return the connected stream; raises OSError (TimeoutError by the deadline, ssl.SSLError)."""
         link = Link(self._connect(deadline), deadline)
-        if self.ssl_context is None:
+        if self.ssl_context is None or isinstance(link.sock, ssl.SSLSocket):
             return link
         try:
             link.sock = self.ssl_context.wrap_socket(
@@ -46,15 +46,16 @@ class Dialer(NamedTuple):
             return self.sock
         if self.unix_path is not None:
             return self._try_address((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", self.unix_path), deadline)
+        addresses = _resolve(self.host, self.port, deadline)
         failures: list[OSError] = []
-        for address in _resolve(self.host, self.port, deadline):
+        for tried, address in enumerate(addresses):
+            left = deadline.left()  # shared out: an address that is dead leaves time for the next
+            share = None if left is None else left / (len(addresses) - tried)
             try:
-                return self._try_address(address, deadline)
+                return self._try_address(address, deadline.sooner(share))
             except OSError as error:
                 failures.append(error)
-                if deadline.passed():
-                    break
-        raise failures[0]
+        raise failures[-1 if deadline.passed() else 0]
 
     def _try_address(self, address: _AddressInfo, deadline: Deadline) -> socket.socket:
         family, kind, protocol, _, where = address
