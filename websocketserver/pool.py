@@ -138,10 +138,11 @@ class Pool:
 
     def expect(self, tenant: Tenant) -> None:
         """Serve a tenant at its ``expires`` at the latest."""
-        if tenant.expires is None:
+        at = tenant.expires  # which may change at any moment: another thread may be serving it already
+        if at is None:
             return
         with self._lock:
-            heapq.heappush(self._deadlines, (tenant.expires, next(self._order), tenant))
+            heapq.heappush(self._deadlines, (at, next(self._order), tenant))
             first = self._deadlines[0][2] is tenant
         if first:  # the leader may be polling for longer
             self._waker.wake()
