@@ -24,7 +24,7 @@ from websocketserver import (
 )
 from websocketserver.pooling import PoolingWebSocketServer
 
-from .support import SOON, Running, opening_request, raw_client, run_in_thread, running_server
+from .support import SOON, Running, opening_request, raw_client, run_in_thread, running_server, wait_until
 
 
 class ThreadingHTTPServer(http.server.ThreadingHTTPServer):
@@ -313,6 +313,7 @@ class TestFunctions:
             with raw_client(running) as peer:
                 assert peer.read_close() == 1011
                 peer.close_frame(1011)
+            wait_until(lambda: running.errors)
         assert [type(error) for error in running.errors] == [ZeroDivisionError]
 
 
@@ -514,6 +515,7 @@ class TestOrdinaryRequests:
         router.mount("/", Failing)
         with running_server(router, server_class=server_class, errors_expected=True) as running:
             assert exchange(running, get("/"), get("/")) == []
+            wait_until(lambda: running.errors)
         assert [type(error) for error in running.errors] == [ZeroDivisionError]
 
 
