@@ -16,7 +16,7 @@ from .keepalive import Heartbeat, timer
 from .output import PING
 from .pings import Pings, PingWaiter
 from .protocol.endpoint import Receiver, Role, Sender
-from .protocol.events import AppEvent, Pong
+from .protocol.events import AppEvent, Closed, Pong
 from .protocol.extensions import Codec
 from .pump import NOW
 from .settings import Settings
@@ -53,6 +53,12 @@ class AttendedChannel(Channel):
         self._quiet_since = now  # when it last saw traffic
         self._traffic = 0
         timer.schedule(self, self._next_visit(now))
+
+    def _on_close(self, event: Closed) -> None:
+        super()._on_close(event)
+        if self.role is Role.CLIENT and not self._ending:  # the server ends the stream now: nobody else may see it
+            self._pause = AGAIN
+            timer.schedule(self, time.monotonic() + AGAIN)
 
     # Pings
 

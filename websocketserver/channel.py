@@ -47,6 +47,7 @@ class Channel(Pump):
         self._detail = ""  # why the connection ended, where no Close says so
         self._released = False  # the descriptor was closed
         self._cut_at: float | None = None  # when the timer cuts the socket (time.monotonic)
+        self._ending = False  # somebody waits for the end of the stream
         self._read_while_writing = False  # guarded by the write lock
         self._output = Output(
             transport,
@@ -198,6 +199,7 @@ class Channel(Pump):
 
     def _end(self, deadline: Deadline) -> None:
         """Finish what is pending, wait for the end of the peer's stream, then cut; all by the deadline."""
+        self._ending = True
         try:
             if self._output.waits and self._lock_output(deadline):
                 try:

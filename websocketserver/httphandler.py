@@ -273,8 +273,8 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             if error is not self._link.error:
                 raise
             self.close_connection = True
-            if self._refused:  # that was logged
-                return
+            if self._refused or self._requests == 0 and self._reader.tell() == 0:
+                return  # that was logged; or nobody has said anything, as browsers' spare connections do
             if isinstance(error, TimeoutError):
                 self.log_error("Request timed out: %r", error)
             else:
