@@ -15,7 +15,7 @@ from .deadline import Deadline
 from .dialing import Dialer
 from .opening import Opening, parse_url
 from .protocol.extensions import Extension
-from .settings import DEFAULT_COMPRESSION, Settings
+from .settings import DEFAULT_COMPRESSION, Settings, check_seconds
 
 __all__ = ["WebSocketClient"]
 
@@ -33,8 +33,9 @@ class WebSocketClient(WebSocketConnection):
     verifies the server's certificate and name. ``connect_timeout`` (seconds, None for no limit) is
     for everything up to the end of the opening handshake; the addresses of a host are tried in turn.
     ``source_address`` is (host, port) to connect from. ``sock`` is a connected socket to use instead of
-    connecting (a Unix socket, say), ``unix_path`` the path of a Unix socket to connect to; the URL still says
-    what is asked for. The rest are the connection's settings, as in Settings.
+    connecting (a Unix socket, say, or an SSLSocket), which is the client's to close from then on; ``unix_path``
+    the path of a Unix socket to connect to; the URL still says what is asked for. The rest are the connection's
+    settings, as in Settings.
 
     Raises HandshakeError where the server refuses or answers wrongly, TimeoutError, OSError where it cannot
     be reached (ssl.SSLError where it is not trusted), and TypeError or ValueError, before anything is sent,
@@ -80,9 +81,11 @@ class WebSocketClient(WebSocketConnection):
             send_timeout=send_timeout,
             close_timeout=close_timeout,
         )
-        target = parse_url(url)
+        check_seconds("connect_timeout", connect_timeout)
+        _check_types(sock, ssl_context)
         if sum(given is not None for given in (sock, unix_path, source_address)) > 1:
             raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
+        target = parse_url(url)
         opening = Opening(
             target,
             version=websocket_version,
@@ -101,23 +104,30 @@ class WebSocketClient(WebSocketConnection):
         link = dialer.connect(deadline)
         try:
             accepted = opening.perform(link, deadline)
+            super().__init__(
+                link.sock,
+                role=Role.CLIENT,
+                settings=settings,
+                response=accepted.head,
+                subprotocol=accepted.subprotocol,
+                codecs=accepted.codecs,
+                received=accepted.rest,
+            )
         except BaseException:
             link.sock.close()
             raise
-        super().__init__(
-            link.sock,
-            role=Role.CLIENT,
-            settings=settings,
-            response=accepted.head,
-            subprotocol=accepted.subprotocol,
-            codecs=accepted.codecs,
-            received=accepted.rest,
-        )
         self.url = url  #: as it was given
+
+
+def _check_types(sock: object, ssl_context: object) -> None:
+    for name, value, kind in (("sock", sock, socket.socket), ("ssl_context", ssl_context, ssl.SSLContext)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__} or None, not {type(value).__name__}")
 
 
 def _default_context() -> ssl.SSLContext:
     context = ssl.create_default_context()  # verifies certificate and name
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context

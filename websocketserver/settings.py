@@ -10,7 +10,7 @@ from typing import Any
 from .protocol.deflate import PerMessageDeflate
 from .protocol.extensions import Extension
 
-__all__ = ["Settings"]
+__all__ = ["DEFAULT_COMPRESSION", "Settings", "check_seconds"]
 
 DEFAULT_COMPRESSION = PerMessageDeflate()
 
@@ -41,10 +41,10 @@ class Settings:
         for name in ("max_fragments", "fragment_size"):
             _check_size(name, getattr(self, name), 1)
         for name in ("ping_interval", "ping_timeout", "send_timeout"):
-            _check_seconds(name, getattr(self, name))
+            check_seconds(name, getattr(self, name))
         if self.close_timeout is None:
             raise TypeError("close_timeout must be a number of seconds: no close may wait for ever")
-        _check_seconds("close_timeout", self.close_timeout)
+        check_seconds("close_timeout", self.close_timeout)
         for extension in self.all_extensions:
             if not isinstance(extension, Extension):
                 raise TypeError(f"an extension must be an Extension instance, not {extension!r}")
@@ -82,7 +82,8 @@ def _check_size(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, or None for no limit, not {value}")
 
 
-def _check_seconds(name: str, value: object) -> None:
+def check_seconds(name: str, value: object) -> None:
+    """Raise TypeError or ValueError for what cannot be a number of seconds, or None for no limit."""
     if value is None:
         return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
