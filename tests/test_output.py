@@ -91,7 +91,7 @@ def test_flush_sends_what_is_queued_in_order(writing: Writing) -> None:
 def test_only_the_newest_of_a_kind_waits(writing: Writing, opcode: int) -> None:
     for number in range(10_000):
         writing.output.queue(opcode, b"%d" % number)
-        assert len(writing.output._queue) == 1
+        assert len(writing.output.queued) == 1
     writing.output.flush()
     assert writing.stream.sent == serialize(opcode, b"9999")  # 5.5.3
 

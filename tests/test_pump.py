@@ -31,7 +31,7 @@ def role(request: pytest.FixtureRequest) -> Role:
 @pytest.fixture(autouse=True)
 def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here only those who wait read; what the timer does is another file's."""
-    monkeypatch.setattr("websocketserver.connection.UNATTENDED", 1000.0)
+    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
     monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
 
 
