@@ -40,6 +40,7 @@ PLAN = """
     output
     pump
     channel
+    attendance
     connection
 
     accepting
