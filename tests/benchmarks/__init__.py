@@ -1,0 +1,1 @@
+"""How fast this is, beside its peers: ``python -m tests.benchmarks``."""
