@@ -24,8 +24,8 @@ from pathlib import Path
 from .autobahn import CACHE, Autobahn, Result, Stalled
 
 BASIC = ["1", "2", "3", "4", "5", "6", "7", "9", "10"]  # there is no group 8
-# Of the eighteen messages of each compression group: 16 bytes, 4 KiB, and 128 KiB in frames of 1 KiB.
-SIZES = ("1", "5", "16")
+# Of the eighteen cases of each compression group, 1,000 messages each: 16 bytes, 4 KiB, and 32 KiB in frames of 256.
+SIZES = ("1", "5", "13")
 SAMPLE = [
     f"{group}.{part}.{size}" for group, parts in ((12, 5), (13, 7)) for part in range(1, parts + 1) for size in SIZES
 ]
