@@ -41,7 +41,7 @@ class Stream:
 
 
 class Writing:
-    """An Output on a Stream; ``rooms`` is how much room each wait for the socket brings, after the last it times out."""
+    """An Output on a Stream; ``rooms`` is what each wait for the socket brings, after the last it times out."""
 
     def __init__(self, *rooms: int, stall: float | None = None) -> None:
         self.stream = Stream()

@@ -142,7 +142,7 @@ class TestBoth:
         handle = run_in_thread(receive, server, len(whole))
         while sent < len(whole):
             assert client.wait(False, True, Deadline(SOON))[1]
-            sent += client.send([whole[sent : sent + 7], whole[sent + 7 :]] if sent + 7 < len(whole) else [whole[sent:]])
+            sent += client.send([buffer for buffer in (whole[sent : sent + 7], whole[sent + 7 :]) if buffer])
         assert handle.result() == whole
 
     def test_end_of_the_stream(self, ends: Ends) -> None:
@@ -272,7 +272,7 @@ def scripted() -> Iterator[tuple[TlsTransport, Transport, ScriptedTls]]:
 
 class TestTls:
     def test_slice_that_was_refused_is_repeated_unchanged(self) -> None:
-        with scripted() as (client, server, sock):
+        with scripted() as (client, _, sock):
             client.send([b"begin"])
             fill(client)
             buffers = [b"h" * 10, b"p" * 100_000]
@@ -287,7 +287,7 @@ class TestTls:
             assert {len(data) for data in sock.offered} == {SLICE}
 
     def test_read_that_wants_to_write_waits_for_room(self) -> None:
-        with scripted() as (client, server, sock):
+        with scripted() as (client, _, sock):
             settle(client)
             sock.script.append(ssl.SSLWantWriteError)
             assert client.receive(100) is None

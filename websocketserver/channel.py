@@ -45,6 +45,7 @@ class Channel(Pump):
         self.role = role
         self._received: Close | None = None  # the peer's Close; this and what follows: guarded by the state lock
         self._detail = ""  # why the connection ended, where no Close says so
+        self._cutting = False  # somebody is shutting the socket down
         self._released = False  # the descriptor was closed
         self._cut_at: float | None = None  # when the timer cuts the socket (time.monotonic)
         self._ending = False  # somebody waits for the end of the stream
@@ -217,13 +218,16 @@ class Channel(Pump):
         with self._lock:
             if self._over:
                 return
-            self._over = self._input_over = True
+            self._over = self._input_over = self._cutting = True
             if self._received is None and not self._detail:
                 self._detail = detail
             self._changed.notify_all()
-        self._transport.shutdown()  # wakes the pump and the writer
-        self._release()
-        self._tell_pool()
+        try:
+            self._transport.shutdown()  # wakes the pump and the writer
+        finally:
+            self._cutting = False
+            self._release()
+            self._tell_pool()
 
     def _release(self) -> None:
         """Close the descriptor once the connection is over and nobody uses it: the last to leave does."""
@@ -232,16 +236,19 @@ class Channel(Pump):
                 return  # its holder comes here when it leaves
             try:
                 with self._lock:
-                    last = not (self._pumping or self._released or self._announce)
+                    last = not (self._in_use() or self._released)
                     self._released = self._released or last
                 if last:
                     self._output.broken = self._output.broken or "the connection is closed"
                     self._transport.close()
             finally:
                 self._output.lock.release()
-            with self._lock:
-                if self._pumping or self._announce:
-                    return  # the pump, or the pool, comes here when it leaves
+            if self._in_use():
+                return  # the pump, the pool or whoever cuts comes here when it leaves
+
+    def _in_use(self) -> bool:
+        """Return whether anybody but a writer uses the descriptor."""
+        return self._pumping or self._cutting or self._announce is not None
 
     def _closed_error(self) -> ConnectionClosed:
         normal = self._received is not None and self._received.code in (1000, 1001)
