@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -111,6 +114,83 @@ class TestTimeouts:
                 connection.recv(5 * MS)
             peer.frame(1, b"x")
             assert first.result() == "x"
+
+
+@contextlib.contextmanager
+def flood(peer: RawPeer, data: bytes) -> Iterator[None]:
+    """Send the data again and again, and read nothing."""
+    stop = threading.Event()
+    peer.sock.settimeout(50 * MS)
+
+    def send() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                peer.sock.sendall(data)
+
+    flooding = run_in_thread(send)
+    try:
+        yield
+    finally:
+        stop.set()
+        flooding.result()
+
+
+class TestFlood:
+    """A peer that sends on and on holds nobody past a deadline."""
+
+    def test_recv_times_out_under_a_flood_of_pings(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+            with pytest.raises(TimeoutError):
+                run_in_thread(connection.recv, 50 * MS).result()
+
+    def test_recv_times_out_under_a_flood_of_fragments(self) -> None:
+        settings = Settings(max_fragments=None, max_message_size=None)
+        with half(settings=settings) as (connection, peer):
+            peer.frame(2, b"", fin=False)
+            with flood(peer, frame(0, b"x", fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
+                run_in_thread(connection.recv, 50 * MS).result()
+
+    def test_pong_is_awaited_no_longer_under_a_flood_of_pings(self) -> None:
+        with half() as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+            with pytest.raises(TimeoutError):
+                run_in_thread(connection.ping(b"other").wait, 50 * MS).result()
+
+    def test_send_times_out_under_a_flood_of_pings(self) -> None:
+        """Pings do not fill the inbox, so the writer never ceases to read."""
+        with half() as (connection, peer):
+            readable = connection._transport.wait
+
+            def wait(*args: Any) -> tuple[bool, bool]:  # the peer is always quick enough
+                return args[0], readable(*args)[1]
+
+            connection._transport.wait = wait  # type: ignore[method-assign]
+            with flood(peer, frame(9, b"p", key=KEY) * 1000), pytest.raises(TimeoutError):
+                run_in_thread(connection.send, bytes(8 << 20), timeout=50 * MS).result()
+
+    def test_close_ends_under_a_flood(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+            run_in_thread(connection.close, timeout=50 * MS).result()
+            assert connection.state is State.CLOSED
+
+    def test_receiver_with_a_pong_to_send_waits_quietly_for_a_busy_writer(self) -> None:
+        """Who holds the write lock will send it: to poll for room meanwhile would be to spin, deadline or not."""
+        with half() as (connection, peer):
+            with connection._output.lock:  # as a writer that compresses
+                peer.frame(9, b"p")
+                waits = 0
+                wait = connection._transport.wait
+
+                def count(*args: Any) -> tuple[bool, bool]:
+                    nonlocal waits
+                    waits += 1
+                    return wait(*args)
+
+                connection._transport.wait = count  # type: ignore[method-assign]
+                with pytest.raises(TimeoutError):
+                    run_in_thread(connection.recv, 50 * MS).result()
+                assert waits < 10
+            connection.send("x")
+            assert peer.read_frame()[:2] == (10, b"p")
 
 
 class TestThreads:

@@ -112,7 +112,7 @@ class Channel(Pump):
             can_read, can_write = self._transport.wait(readable, True, deadline)
             if can_write:
                 return True
-            if not can_read:
+            if not can_read or deadline.passed():  # a peer that sends on and on must not hold a writer
                 return False
             with self._lock:
                 while self._pumping and self._reads == reads:  # somebody reads that: wait for the read to end

@@ -30,6 +30,7 @@ READ_SIZE = 64 * 1024
 MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has ended, before the socket is cut
 OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
 MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one being handled
+MOST_LATE = 16  # reads beyond the deadline: what is there is found, but a peer that sends on and on holds nobody
 READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
 
 NOW, NEVER = Deadline(0), Deadline(None)
@@ -210,11 +211,13 @@ class Pump(ABC):
     def _pump(self, deadline: Deadline, ahead: bool) -> AppEvent | None:
         """As the pump, return the next event for the application; None if the deadline or the end came first."""
         try:
+            late = 0
             event = self._parse() if self._unparsed else None
-            while event is None and not self._input_over and self._read(deadline):
+            while event is None and not self._input_over and late < MOST_LATE and self._read(deadline):
                 event = self._parse()
                 if event is None:
                     self._read_ended()
+                    late += deadline.passed()
             if ahead and self._unparsed:
                 self._look_ahead()
             return event
@@ -318,13 +321,16 @@ class Pump(ABC):
             while size is None:
                 self._read_ended()
                 self._idle = True
-                readable, writable = self._transport.wait(True, output.waits, deadline)
+                # Who holds the write lock sees to what is pending; to poll for that meanwhile would be to spin.
+                pending = output.waits and not output.lock.locked()
+                readable, writable = self._transport.wait(True, pending, deadline)
                 self._idle = False
                 if writable:
                     self._flush()
-                elif not readable:
+                if readable:
+                    size = self._take_in(False)
+                if size is None and deadline.passed():
                     return False
-                size = self._take_in(False)
         except OSError as error:
             self._on_eof(error.strerror or str(error) or type(error).__name__)
             return True
