@@ -543,8 +543,9 @@ class TestLoss:
         with half(tls=tls, tcp=True) as (connection, peer):
             sending = block_writer(connection, 32 * MB)
             ends(peer)  # type: ignore[operator]
-            with pytest.raises(ConnectionClosed):
+            with pytest.raises(ConnectionClosed) as caught:
                 sending.result()  # type: ignore[attr-defined]
+            assert caught.value.reason
             assert connection.state is not State.OPEN
 
     def test_in_the_middle_of_a_message(self, tls: bool, ends: object) -> None:
@@ -580,6 +581,8 @@ class TestLoss:
                 connection.recv(SOON)
             assert caught.value.code == 1006
             assert caught.value.reason
+            with pytest.raises(ConnectionClosed):
+                connection.send("to nobody")
             wait_until(lambda: connection.fileno() == -1)  # without anybody asking
 
     def test_kernels_time_out_is_a_loss_and_no_time_out_of_ours(self) -> None:

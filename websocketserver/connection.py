@@ -242,10 +242,12 @@ class WebSocketConnection(AttendedChannel):
 
     def _begin_sending(self, deadline: Deadline) -> None:
         """Take the write lock and send what is pending before us; on any failure leave the lock."""
+        if self._sent is not None:  # no need to wait for the lock to say so
+            raise self._closed_error()
         if not self._lock_output(deadline):
             raise TimeoutError("another thread is still sending; nothing was sent, and the connection is usable")
         try:
-            if self._sent is not None or self._over or self._output.broken:
+            if self._sent is not None or self._input_over or self._output.broken:
                 raise self._closed_error()
             if self._output.waits and not self._output.write_pending(deadline):
                 self._not_sent(False)
