@@ -252,12 +252,35 @@ class TestBroken:
         writing.output.flush()
         assert not writing.output.waits
 
+    def test_what_is_queued_later_is_forgotten_too(self, writing: Writing) -> None:
+        self.break_it(writing)
+        writing.output.queue(PING, b"x")
+        writing.output.flush()
+        assert not writing.output.waits  # or the pump would wait for room, find it, and so on for ever
+
     def test_stays_broken(self, writing: Writing) -> None:
         self.break_it(writing)
         writing.stream.error = None
         with writing.output.lock, pytest.raises(Broken):
             writing.output.write([b"message"], NEVER)
         assert writing.stream.sent == b""
+
+
+class TestBegin:
+    def test_control_frame_leaves_beside_what_is_queued(self, writing: Writing) -> None:
+        """An unsolicited Pong takes nothing away from the answer to a Ping."""
+        with writing.output.lock:
+            writing.output.begin(PONG, b"unsolicited")
+            writing.output.queue(PONG, b"answer")
+            assert writing.output.write_pending(NEVER)
+        assert writing.stream.sent == serialize(PONG, b"unsolicited") + serialize(PONG, b"answer")
+
+    def test_control_frame_leaves_behind_what_is_gathered(self, writing: Writing) -> None:
+        with writing.output.lock:
+            writing.output.gather([b"message"])
+            writing.output.begin(PING, b"p")
+            assert writing.output.write_pending(NEVER)
+        assert writing.stream.sent == b"message" + serialize(PING, b"p")
 
 
 class TestGather:

@@ -62,7 +62,11 @@ class Channel(Pump):
 
     def _flush(self) -> None:
         """Send what is pending as far as it goes without blocking."""
-        self._output.flush()
+        try:
+            self._output.flush()
+        except BaseException:
+            self._cut("interrupted while sending")
+            raise
         if self._over:
             self._release()
 
@@ -73,12 +77,22 @@ class Channel(Pump):
         if self._output.gathered:
             self._lock_output(NEVER)
             try:
-                if not self._output.write_pending(NEVER):
+                if not self._write_pending(NEVER):
                     self._cut("sending timed out in the middle of a message")
             except Broken:
                 pass  # whoever sends or receives next learns of it
             finally:
                 self._unlock_output()
+
+    def _write_pending(self, deadline: Deadline) -> bool:
+        """Send what is pending, holding the write lock; False if the deadline came first. Raises Broken."""
+        try:
+            return self._output.write_pending(deadline)
+        except Broken:
+            raise
+        except BaseException:  # nobody knows what has left
+            self._cut("interrupted while sending")
+            raise
 
     def _lock_output(self, deadline: Deadline) -> bool:
         """Take the write lock; False if the deadline came first."""

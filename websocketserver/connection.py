@@ -232,8 +232,8 @@ class WebSocketConnection(AttendedChannel):
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
         try:
-            self._output.queue(opcode, payload)
-            if not self._output.write_pending(deadline):
+            self._output.begin(opcode, payload)
+            if not self._write_pending(deadline):
                 raise TimeoutError("the frame could not be sent in time; it leaves as soon as the peer reads")
         except Broken:
             raise self._closed_error() from None
@@ -249,7 +249,7 @@ class WebSocketConnection(AttendedChannel):
         try:
             if self._sent is not None or self._input_over or self._output.broken:
                 raise self._closed_error()
-            if self._output.waits and not self._output.write_pending(deadline):
+            if self._output.waits and not self._write_pending(deadline):
                 self._not_sent(False)
         except Broken:
             self._unlock_output()

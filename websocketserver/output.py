@@ -96,6 +96,14 @@ class Output:
             if not done:
                 return
 
+    def begin(self, opcode: int, payload: bytes) -> None:
+        """Make a control frame the next to leave, behind what was gathered.
+
+        The caller holds the lock, and nothing is pending. Unlike with ``queue``, no other frame takes its
+        place, nor does it take another's: an unsolicited Pong must not replace an answer (RFC 6455, section 5.5.2).
+        """
+        self.rest = [*self.take_gathered(), self.sender.control(opcode, payload)]
+
     def gather(self, buffers: list[Buffer]) -> bool:
         """Keep a message for the next write; return whether there is enough for one. The caller holds the lock."""
         self.gathered += [buffer if isinstance(buffer, bytes) else bytes(buffer) for buffer in buffers]
@@ -162,6 +170,7 @@ class Output:
 
     def _offer(self, buffers: Sequence[Buffer]) -> int:
         if self.broken:
+            self.rest = []
             raise Broken(self.broken)
         try:
             taken = self._transport.send(buffers)
