@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from websocketserver.attendance import AGAIN
 from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
@@ -308,6 +310,40 @@ class TestWriters:
                 got += len(peer.sock.recv(40_000))
             sending.result()
             assert time.monotonic() - start > 300 * MS
+
+
+class TestPending:
+    """What could not leave at once leaves as soon as there is room, whoever is or is not there."""
+
+    @pytest.fixture(params=["nobody", "a receiver", "a receiver in no hurry"])
+    def company(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @contextlib.contextmanager
+    def attended(self, connection: WebSocketConnection, company: str) -> Iterator[None]:
+        if company == "nobody":
+            yield
+            return
+        receiving = run_in_thread(connection.recv, None if company == "a receiver" else 60)
+        wait_until(lambda: connection._pumping)
+        yield
+        connection.abort()
+        with pytest.raises(ConnectionClosed):
+            receiving.result()
+
+    def test_close(self, company: str) -> None:
+        with half(settings=Settings(close_timeout=60)) as (connection, peer):
+            with self.attended(connection, company):
+                fill(connection)
+                connection.start_close(1001)
+                assert connection._output.waits
+                assert peer.read_close() == 1001
+
+    def test_many_visits_to_a_stuck_peer_become_few(self) -> None:
+        with half(settings=Settings(close_timeout=60)) as (connection, _):
+            fill(connection)
+            connection.start_close()
+            wait_until(lambda: connection._pause > 50 * AGAIN)  # type: ignore[attr-defined]
 
 
 class TestClosing:

@@ -79,14 +79,22 @@ class AttendedChannel(Channel):
 
     # For the timer
 
+    def _come_soon(self) -> None:
+        # The pump may be in a read that does the waiting itself, and a pool polls for input only.
+        self._pause = AGAIN
+        timer.schedule(self, time.monotonic() + AGAIN)
+
     def visit(self, now: float) -> float | None:
         """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
         reads = 0 if self._polled else self._attend()
         self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
         if self._over:
             return None
-        if self._output.gathered:
+        if self._output.waits or self._output.gathered:
             self._output.flush(gathered=True)
+            if self._over:
+                self._release()
+                return None
         if self._cut_at is not None:
             if now >= self._cut_at or self._eof and not self._output.waits:
                 self._cut("the closing handshake did not end in time")
@@ -108,7 +116,7 @@ class AttendedChannel(Channel):
 
     def _next_visit(self, now: float) -> float:
         due = self._heartbeat.next_visit()
-        again = now + (POLLED if self._polled else self._pause)
+        again = now + (POLLED if self._polled and not self._output.waits else self._pause)
         return again if due is None else min(due, again)
 
     def _release_windows(self, now: float, progress: int) -> None:

@@ -63,10 +63,12 @@ class Channel(Pump):
     def _flush(self) -> None:
         """Send what is pending as far as it goes without blocking."""
         try:
-            self._output.flush()
+            done = self._output.flush()
         except BaseException:
             self._cut("interrupted while sending")
             raise
+        if not done:
+            self._come_soon()
         if self._over:
             self._release()
 
@@ -141,6 +143,10 @@ class Channel(Pump):
     def _on_ping(self, event: Ping) -> None:
         self._output.queue(PONG, event.payload)  # 5.5.2; of several that wait, the newest is answered (5.5.3)
         self._flush()
+
+    @abstractmethod
+    def _come_soon(self) -> None:
+        """Have the timer come soon: the socket is full, and maybe nobody is waiting for room."""
 
     # Closing
 

@@ -79,22 +79,24 @@ class Output:
                     break
         self.queued.append((opcode, payload))
 
-    def flush(self, gathered: bool = False) -> None:
+    def flush(self, gathered: bool = False) -> bool:
         """Send what is pending as far as it goes now; leave it to the holder if the lock is taken.
 
-        What is gathered goes with it, but only with ``gathered`` for its own sake.
+        What is gathered goes with it, but only with ``gathered`` for its own sake. Returns False if the
+        socket is full: then somebody must wait for room.
         """
         while self.waits or gathered and self.gathered:
             if not self.lock.acquire(False):
-                return
+                return True
             try:
                 done = self.write_pending(None)
             except Broken:
-                return
+                return True
             finally:
                 self.lock.release()
             if not done:
-                return
+                return False
+        return True
 
     def begin(self, opcode: int, payload: bytes) -> None:
         """Make a control frame the next to leave, behind what was gathered.
