@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from websocketserver.deadline import Deadline
+
+from .support import pipe, run_in_thread
 
 
 class Clock:
@@ -42,6 +48,20 @@ def test_none_never_comes() -> None:
     clock.now += 1e9
     assert deadline.left() is None
     assert not deadline.passed()
+
+
+@pytest.mark.parametrize("seconds", [1e7, 1e300, math.inf, math.nan])
+def test_more_than_the_system_can_wait_for_is_never(seconds: float) -> None:
+    assert Deadline(seconds).left() is None
+    with pipe() as (client, server):
+        receiving = run_in_thread(client.recv, seconds)
+        server.send("x", timeout=seconds)
+        assert receiving.result() == "x"
+
+
+def test_wrong_kind_of_number() -> None:
+    with pytest.raises(TypeError):
+        Deadline("5")  # type: ignore[arg-type]
 
 
 def test_sooner_is_the_earlier_of_two() -> None:

@@ -7,18 +7,21 @@ from collections.abc import Callable
 
 __all__ = ["Deadline"]
 
+LONGEST = 1_000_000  # seconds (eleven days); what the system can wait for is not much more
+
 
 class Deadline:
     """A moment in the future; made once at the public method and handed down.
 
-    ``seconds`` is a float, or None for never. Immutable, hence safe in any thread.
+    ``seconds`` is a float, or None for never; more than a million seconds are never too.
+    Immutable, hence safe in any thread.
     """
 
     __slots__ = ("_clock", "at")
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.at = None if seconds is None else clock() + seconds
+        self.at = None if seconds is None or not seconds <= LONGEST else clock() + seconds
 
     def left(self) -> float | None:
         """Return the seconds left, never negative; None if there is no limit."""
