@@ -295,6 +295,40 @@ class TestTls:
             assert client.receive(100) is None
             assert client.wait(True, False, NOW) == (False, False)  # it wants no more than to read
 
+    def test_read_that_wants_to_write_is_not_woken_by_input(self) -> None:
+        with scripted() as (client, server, sock):
+            fill(client)
+            server.send([b"input"])
+            sock.script.append(ssl.SSLWantWriteError)
+            assert client.receive(100) is None
+            assert client.wait(True, False, Deadline(20 * MS)) == (False, False)
+
+    def test_write_that_wants_to_read_waits_for_input(self) -> None:
+        with scripted() as (client, server, sock):
+            settle(client)
+            sock.script.append(ssl.SSLWantReadError)
+            assert client.send([b"x"]) == 0
+            assert client.wait(False, True, NOW) == (False, False)  # room is not what it wants
+            server.send([b"input"])
+            assert client.wait(False, True, Deadline(SOON)) == (False, True)
+            assert client.send([b"x"]) == 1
+            assert client.wait(False, True, NOW) == (False, True)
+
+    def test_write_whose_input_another_thread_has_read_is_tried_again(self) -> None:
+        with scripted() as (client, server, sock):
+            settle(client)
+            sock.script.append(ssl.SSLWantReadError)
+            assert client.send([b"x"]) == 0
+            assert client.wait(True, True, Deadline(SOON)) == (False, True)
+
+    def test_what_was_decrypted_does_not_count_once_input_is_discarded(self) -> None:
+        """Nobody reads it any more: whoever waits would find it readable for ever."""
+        with transports(True) as (client, server):
+            client.send([b"0123456789"])
+            assert receive(server, 1) == b"0"
+            assert server.discard(100) is None
+            assert server.wait(True, False, NOW) == (False, False)
+
     def test_no_two_threads_are_inside(self) -> None:
         """DESIGN rule 9: OpenSSL forbids it."""
         with scripted() as (client, server, sock):

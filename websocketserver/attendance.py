@@ -88,13 +88,11 @@ class AttendedChannel(Channel):
         """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
         reads = 0 if self._polled else self._attend()
         self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
-        if self._over:
-            return None
         if self._output.waits or self._output.gathered:
             self._output.flush(gathered=True)
-            if self._over:
-                self._release()
-                return None
+        if self._over:
+            self._release()
+            return None
         if self._cut_at is not None:
             if now >= self._cut_at or self._eof and not self._output.waits:
                 self._cut("the closing handshake did not end in time")

@@ -272,7 +272,8 @@ class Channel(Pump):
 
     def _closed_error(self) -> ConnectionClosed:
         normal = self._received is not None and self._received.code in (1000, 1001)
-        return (ConnectionClosedOK if normal else ConnectionClosed)(self._received, self._sent, self._detail or self._output.broken)
+        detail = self._detail or self._output.broken
+        return (ConnectionClosedOK if normal else ConnectionClosed)(self._received, self._sent, detail)
 
 
 def _cut_reason(detail: str) -> str:

@@ -22,6 +22,7 @@ Buffer = bytes | bytearray | memoryview
 
 DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # 0 where the system has none: the socket itself must not block
 SLICE = 16 * 1024  # the most that one TLS record holds
+RETRY = 0.01  # seconds after which a write that wants to read is tried again
 MOST_BUFFERS = 64  # far below the system's limit of buffers for one call
 
 
@@ -133,6 +134,7 @@ class TlsTransport(Transport):
         super().__init__(sock)
         sock.setblocking(False)
         self._tls = sock
+        self._discarding = False  # nobody reads any more: what was decrypted already does not count
         self._lock = threading.Lock()  # guards the SSL object and the two flags
         self._read_wants_write = False
         self._write_wants_read = False
@@ -173,17 +175,25 @@ class TlsTransport(Transport):
 
     def wait(self, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
         with self._lock:
-            if readable and self._tls.pending():  # decrypted already: the system knows nothing of it
+            if readable and not self._discarding and self._tls.pending():  # decrypted: the system knows nothing of it
                 return True, False
             read_wants_write = readable and self._read_wants_write
             write_wants_read = writable and self._write_wants_read
-        can_read, can_write = poll(
-            self._tls.fileno(), readable or write_wants_read, writable or read_wants_write, deadline
-        )
+        # A direction waits for what it wants, and for that alone: what it cannot use would wake it without end.
+        room = read_wants_write or writable and not write_wants_read
+        step = deadline.sooner(RETRY) if write_wants_read else deadline
+        news = write_wants_read or readable and not read_wants_write
+        can_read, can_write = poll(self._tls.fileno(), news, room, step)
+        if write_wants_read and not (can_read or can_write):  # what it wants may have gone to another's read
+            return False, not deadline.passed()
         return (
-            readable and (can_read or read_wants_write and can_write),
-            writable and (can_write and not write_wants_read or write_wants_read and can_read),
+            readable and (can_write if read_wants_write else can_read),
+            writable and (can_read if write_wants_read else can_write),
         )
+
+    def discard(self, size: int) -> int | None:
+        self._discarding = True
+        return super().discard(size)
 
     def pending(self) -> bool:
         with self._lock:
