@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from websocketserver import ConnectionClosed, WebSocketClient, WebSocketRequestHandler
+from websocketserver import ConnectionClosed, ThreadingWebSocketServer, WebSocketClient, WebSocketRequestHandler
+from websocketserver.pooling import PoolingWebSocketServer
 
 from ..support import SOON
 
-__all__ = ["PAYLOADS", "Conversation", "Program", "converse", "describe", "node", "program", "require"]
+__all__ = ["PAYLOADS", "SERVERS", "Conversation", "Program", "converse", "describe", "node", "program", "require"]
 
 HERE = Path(__file__).parent
 
@@ -34,6 +35,10 @@ PAYLOADS: list[str | bytes] = [
     bytes(range(250)) * 2,
     bytes(i % 251 for i in range(3 << 20)),
 ]
+
+
+# The same handler runs under both.
+SERVERS = [ThreadingWebSocketServer, PoolingWebSocketServer]
 
 
 def require(*names: str) -> str:

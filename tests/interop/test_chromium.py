@@ -16,7 +16,7 @@ from websocketserver import PerMessageDeflate
 from ..program import Program
 from ..support import running_server
 from .chromium import Browser, Page, browser
-from .programs import Conversation
+from .programs import SERVERS, Conversation
 
 # Starting Chromium on a busy machine may take a while.
 pytestmark = pytest.mark.timeout(60)
@@ -85,9 +85,11 @@ COMPRESSIONS = [
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_echo_from_a_script(chromium: Browser, compression: PerMessageDeflate | None) -> None:
+@pytest.mark.parametrize("server_class", SERVERS)
+def test_echo_from_a_script(chromium: Browser, compression: PerMessageDeflate | None, server_class: type) -> None:
     messages: list[Any] = ["hello", "", LONG, 0, 125, 126, 65536, 1 << 20, LONG, "fragments 20"]
-    with on_our_page(chromium, compression=compression, fragment_size=30_000, max_message_size=4 << 20) as (page, seen):
+    attributes = {"compression": compression, "fragment_size": 30_000, "max_message_size": 4 << 20}
+    with on_our_page(chromium, server_class=server_class, **attributes) as (page, seen):
         got = page.evaluate(f"({SCRIPT})({json.dumps(messages)}, ['Chat'], 4001, 'bye é')")
     echoed = [[message, True] if isinstance(message, int) else message for message in messages[:-1]]
     assert got["messages"] == [*echoed, "".join(f"piece {i};" for i in range(20))]

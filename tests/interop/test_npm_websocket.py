@@ -9,7 +9,7 @@ import pytest
 from websocketserver import ConnectionClosed, WebSocketClient
 
 from ..support import SOON, running_server
-from .programs import PAYLOADS, Conversation, close_code, converse, describe, node, program
+from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, program
 
 
 class TestTheirServer:
@@ -80,7 +80,8 @@ class TestTheirClient:
 
     @pytest.mark.parametrize("version", [13, 8])
     @pytest.mark.parametrize("fragment_size", [None, 1000])
-    def test_echo(self, version: int, fragment_size: int | None) -> None:
+    @pytest.mark.parametrize("server_class", SERVERS)
+    def test_echo(self, version: int, fragment_size: int | None, server_class: type) -> None:
         sent: list[str | bytes] = ["hello", "", "é漢😀", b"\x00\xff", b""]
         actions = [
             {"do": "send", "text": message} if isinstance(message, str) else {"do": "send", "hex": message.hex()}
@@ -89,7 +90,7 @@ class TestTheirClient:
         actions += [{"do": "send", "size": size} for size in (125, 126, 65535, 65536, 3 << 20)]
         actions += [{"do": "ping", "text": "are you there"}, {"do": "close", "code": 4002, "reason": "done é"}]
         options = {"webSocketVersion": version, "fragmentationThreshold": 1000, "origin": "http://example.com"}
-        theirs, ours = self.run(actions, options, fragment_size=fragment_size)
+        theirs, ours = self.run(actions, options, fragment_size=fragment_size, server_class=server_class)
         wanted = sent + [bytes(i % 251 for i in range(size)) for size in (125, 126, 65535, 65536, 3 << 20)]
         assert theirs[0] == {"event": "open", "subprotocol": "", "version": str(version)}
         got = [{name: row[name] for name in ("binary", "size", "sha1")} for row in theirs if row["event"] == "message"]

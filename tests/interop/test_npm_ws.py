@@ -9,7 +9,7 @@ import pytest
 from websocketserver import PerMessageDeflate, WebSocketClient
 
 from ..support import SOON, certificates, running_server
-from .programs import PAYLOADS, Conversation, close_code, converse, describe, node, program
+from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, program
 
 # Their options of permessage-deflate, and what the two must agree on (RFC 7692, section 7.1).
 COMPRESSIONS: list[tuple[dict[str, Any], set[str]]] = [
@@ -127,24 +127,28 @@ class TestTheirClient:
         assert ours[-1] == ("close", 4002, "done é")
 
     @pytest.mark.parametrize("version", [13, 8])
-    def test_echo(self, version: int) -> None:
+    @pytest.mark.parametrize("server_class", SERVERS)
+    def test_echo(self, version: int, server_class: type) -> None:
         options = {"perMessageDeflate": False, "protocolVersion": version}
-        theirs, ours = self.run(self.ACTIONS, options)
+        theirs, ours = self.run(self.ACTIONS, options, server_class=server_class)
         assert theirs[0] == {"event": "open", "subprotocol": "", "extensions": ""}
         assert ours[0] == ("open", version, None, None)
         self.check_echo(theirs, ours)
 
-    def test_over_tls(self) -> None:
+    @pytest.mark.parametrize("server_class", SERVERS)
+    def test_over_tls(self, server_class: type) -> None:
         authority = certificates().authority.cert_pem.bytes().decode()
-        theirs, ours = self.run(self.ACTIONS, {"ca": authority}, tls=True)
+        theirs, ours = self.run(self.ACTIONS, {"ca": authority}, tls=True, server_class=server_class)
         self.check_echo(theirs, ours)
 
     @pytest.mark.parametrize("options, parameters", COMPRESSIONS)
-    def test_compressed(self, options: dict[str, Any], parameters: set[str]) -> None:
+    @pytest.mark.parametrize("server_class", SERVERS)
+    def test_compressed(self, options: dict[str, Any], parameters: set[str], server_class: type) -> None:
         theirs, ours = self.run(
             self.ACTIONS,
             {"perMessageDeflate": {"threshold": 0, **options}},
             compression=PerMessageDeflate(threshold=0),
+            server_class=server_class,
         )
         assert theirs[0]["extensions"] == "permessage-deflate"
         self.check_echo(theirs, ours)
