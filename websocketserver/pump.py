@@ -407,6 +407,9 @@ class Pump(ABC):
             while reads < READS_PER_VISIT and not (self._full() or self._eof) and self._read(NOW):
                 reads += 1
                 self._fill()
+        except BaseException:
+            self._interrupted()
+            raise
         finally:
             self._leave_pump()
         self._tell_pool()
