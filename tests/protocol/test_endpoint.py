@@ -6,6 +6,7 @@ import itertools
 import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -523,6 +524,13 @@ class TestExtensions:
             list(server(codecs=[theirs], max_message_size=1000).receive(wire))
         assert caught.value.close_code == CloseCode.MESSAGE_TOO_BIG
 
+    def test_what_goes_over_the_wire_may_be_longer(self) -> None:
+        theirs, ours = deflate()
+        noise = Random(0).randbytes(1000)
+        wire = client(codecs=[ours]).send_message(noise)
+        assert len(read_frames(wire)[0].payload) > 1000
+        assert receive(*drip(wire, 100), codecs=[theirs], max_message_size=1000) == [Message(noise, False)]
+
     def test_the_limit_holds_for_a_decoder_that_forgets_it(self) -> None:
         class Tenfold(Decoder):
             def begin(self, rsv: int) -> bool:
@@ -626,6 +634,25 @@ class TestDirectReads:
         assert buffer is not None
         buffer.release()
         assert self.begin(masked(BINARY, length=DIRECT - 1)).get_buffer() is None
+
+    def test_not_before_what_was_fed_is_taken(self) -> None:
+        receiver = self.begin(masked(BINARY, length=LARGE))
+        receiver.feed(b"x")
+        assert receiver.get_buffer() is None
+        assert receiver.next_event() is None
+        buffer = receiver.get_buffer()
+        assert buffer is not None
+        buffer.release()
+
+    def test_it_counts_for_the_limit(self) -> None:
+        receiver = self.begin(masked(BINARY, fin=False, length=DIRECT), max_message_size=DIRECT + 5)
+        buffer = receiver.get_buffer()
+        assert buffer is not None
+        receiver.buffer_updated(buffer, DIRECT)
+        assert receiver.next_event() is None
+        receiver.feed(masked(CONTINUATION, length=6))
+        with pytest.raises(ProtocolError, match="max_message_size"):
+            receiver.next_event()
 
     def test_one_read_is_bounded(self) -> None:
         receiver = self.begin(masked(BINARY, length=1 << 40), max_message_size=None)

@@ -189,8 +189,6 @@ class Receiver:
         self._in_message = True
         self._text = frame.opcode == TEXT
         self._size = self._frames = 0
-        self._utf8.reset()
-        self._characters.reset()
         self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else []
         if frame.rsv and not self._active:
             raise ProtocolError("RSV bits that no extension gives a meaning")  # 5.2
