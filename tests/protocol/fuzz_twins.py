@@ -87,7 +87,7 @@ def validating(twin: Twin, random: Random) -> Trace:
             yield validator.reset()
         at = 0
         while at < len(data):
-            step = random.randrange(1, 70)
+            step = random.randrange(1, random.choice([4, 70, 300]))
             yield outcome(validator.feed, kind(random, bytes(data[at : at + step])), random.random() < 0.1)
             at += step
         yield outcome(validator.feed, b"", random.random() < 0.5)

@@ -277,6 +277,7 @@ class TestUnmask:
         assert parser.remaining == 4
         with pytest.raises(ValueError):
             side.parser().unmask(memoryview(bytearray(1)))
+        side.parser().unmask(memoryview(bytearray()))
 
     def test_not_past_what_was_fed(self, side):
         parser = side.parser()
@@ -400,6 +401,14 @@ class TestMemory:
                 assert sys.getrefcount(fed) == references
                 assert sys.getsizeof(parser) < 500
 
+    def test_the_last_frame_takes_the_buffer_with_it(self, side):
+        fed = side.raw(2, b"x" * 60000) + side.raw(1, b"last")
+        references = sys.getrefcount(fed)
+        parser = side.parser()
+        parser.feed(fed)
+        assert (parser.next_frame().length, parser.next_frame().length) == (60000, 4)
+        assert sys.getrefcount(fed) == references
+
     def test_a_parser_that_was_fed_in_drops_keeps_no_room(self, side):
         tracemalloc.start()
         try:
@@ -517,6 +526,9 @@ class TestPayloadBuffer:
             with pytest.raises(ValueError, match=f"{size} bytes in room for 10"):
                 buffer.commit(size)
         assert len(buffer) == 0
+        buffer.commit(3)
+        with pytest.raises(ValueError, match="8 bytes in room for 7"):
+            buffer.commit(8)
 
     def test_a_living_view_is_never_pulled_away(self, frames):
         buffer = frames.PayloadBuffer()

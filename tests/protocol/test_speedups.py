@@ -5,6 +5,7 @@ What both do is tested by test_masking, test_utf8 and test_frames.
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def test_no_story_leaks(story):
 
 
 def counts(*objects: object) -> list[int]:
+    gc.collect()  # what earlier tests left
     return [sys.getrefcount(thing) for thing in objects]
 
 

@@ -125,6 +125,15 @@ def decodes(data: bytes) -> bool:
     return True
 
 
+@pytest.mark.parametrize("end", UNFINISHED)
+@pytest.mark.parametrize("size", [1, 64, 192, 200])
+def test_ascii_does_not_continue_a_character(utf8, end, size):
+    validator = utf8.Utf8Validator()
+    validator.feed(end)
+    with pytest.raises(ProtocolError):
+        validator.feed(b"a" * size)
+
+
 def test_reset_forgets_an_unfinished_text(utf8):
     validator = utf8.Utf8Validator()
     validator.feed(b"\xe2\x82")

@@ -105,7 +105,7 @@ class FrameParser:
         self.remaining = 0
         self._opening = (0, False, 0)  # of the current frame, as _length and _key (turned to the next payload byte)
         self._length = 0
-        self._key = b""
+        self._key = bytes(4)
 
     @property
     def buffered(self) -> int:
