@@ -4,6 +4,7 @@
     python -m tests.conformance --sample      and every group of 12 and 13 at three sizes, as in CI
     python -m tests.conformance --all         all 517
     python -m tests.conformance 6.4 12.1.3    these
+    python -m tests.conformance --side server --pooling
 
 The two programs under test are server.py and client.py beside this file.
 """
@@ -11,6 +12,7 @@ The two programs under test are server.py and client.py beside this file.
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 import time
@@ -102,8 +104,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", action="store_true", help="1 to 10 and three sizes of each group of 12 and 13")
     parser.add_argument("--all", action="store_true", help="all cases")
     parser.add_argument("--side", choices=["server", "client"], help="only our server, or only our client")
-    parser.add_argument("--server", metavar="COMMAND", nargs="+", help="another server: prints its port, then serves")
-    parser.add_argument("--client", metavar="COMMAND", nargs="+", help="another client: gets URL and number of cases")
+    parser.add_argument("--pooling", action="store_true", help="the server is a PoolingWebSocketServer")
+    parser.add_argument("--server", metavar="COMMAND", help="another server: prints its port, then serves")
+    parser.add_argument("--client", metavar="COMMAND", help="another client: gets URL and number of cases")
     parser.add_argument("--reports", type=Path, default=CACHE.parent / "autobahn-reports", help="where reports go")
     return parser.parse_args()
 
@@ -114,9 +117,11 @@ def main() -> int:
     everything = autobahn.cases()
     patterns = options.cases or (BASIC + SAMPLE if options.sample else BASIC)
     cases = everything if options.all else select(everything, patterns)
+    server = [sys.executable, "-m", "tests.conformance.server", *["pooling"] * options.pooling]
+    client = [sys.executable, "-m", "tests.conformance.client"]
     commands = {
-        "server": options.server or [sys.executable, "-m", "tests.conformance.server"],
-        "client": options.client or [sys.executable, "-m", "tests.conformance.client"],
+        "server": shlex.split(options.server) if options.server else server,
+        "client": shlex.split(options.client) if options.client else client,
     }
     failures = 0
     for side in [options.side] if options.side else ["server", "client"]:

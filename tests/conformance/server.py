@@ -1,8 +1,11 @@
-"""The server under test: echoes every message. Prints its port."""
+"""The server under test: echoes every message. Prints its port. Usage: server.py [pooling]"""
 
 from __future__ import annotations
 
+import sys
+
 from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver.pooling import PoolingWebSocketServer
 
 
 class Echo(WebSocketRequestHandler):
@@ -15,6 +18,7 @@ class Echo(WebSocketRequestHandler):
 
 
 if __name__ == "__main__":
-    with ThreadingWebSocketServer(("127.0.0.1", 0), Echo) as server:
+    server_class = PoolingWebSocketServer if "pooling" in sys.argv else ThreadingWebSocketServer
+    with server_class(("127.0.0.1", 0), Echo) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
