@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks                                   everything, 5 rounds: about half an hour
     python -m tests.benchmarks --scenarios echo,rtt-32           these groups or scenarios
-    python -m tests.benchmarks --only threaded,websockets,C      these contenders
+    python -m tests.benchmarks --only threaded,websockets,C      these, or all whose names begin so
     python -m tests.benchmarks --targets                         what the targets need, and whether they are reached
     python -m tests.benchmarks --beside old=../old-checkout      another version of the package, in the same rounds
 
@@ -26,6 +26,7 @@ from .scenarios import GROUPS, Group, Scenario, choose
 from .targets import TARGETS
 
 RESULTS = CACHE / "results"
+DOCS = ROOT / "docs" / "explanation" / "performance"
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     kit = Kit(update=options.update)
     packages = {"": kit.package(ROOT)}
     for name, _, folder in (each.partition("=") for each in options.beside):
-        packages[f" ({name})"] = kit.package(Path(folder))
+        packages[f" @{name}"] = kit.package(Path(folder))
     for name, why in kit.missing.items():
         _say(f"! without {name}: {why}")
     contenders = _wanted(servers(kit, packages) + clients(kit, packages), options)
@@ -78,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--client-baseline", help=f"for the clients (default: {BASELINES[True]})")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER", help="another checkout")
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--docs", action="store_true", help="show the results in docs/explanation/performance.rst")
     parser.add_argument("--update", action="store_true", help="fetch the newest peers")
     parser.add_argument("--list", action="store_true", help="show the scenarios")
     return parser.parse_args()
@@ -95,7 +97,7 @@ def _wanted(contenders: list[Contender], options: argparse.Namespace) -> list[Co
     wanted = [word for word in options.only.split(",") if word]
     if options.targets and not wanted:
         named = {target.contender for target in TARGETS} | {target.baseline for target in TARGETS}
-        return [each for each in contenders if each.name in named or each.name.endswith(")")]
+        return [each for each in contenders if each.name in named or "@" in each.name]
     names = {each.name for each in contenders}
     return [
         each
@@ -145,6 +147,8 @@ def _measure_one(kit: Kit, scenario: Scenario, contenders: list[Contender], repo
 
 def _finish(report: Report, options: argparse.Namespace) -> None:
     report.write(options.output, targets=options.targets)
+    if options.docs:
+        report.write_for_docs(DOCS, targets=options.targets)
     for group in report.measured():
         print(f"\n### {group.title}\n\n{report.table(group)}")
     if options.targets:

@@ -40,7 +40,7 @@ def servers(kit: Kit, packages: dict[str, Path]) -> list[Contender]:
             if kit.has_pool(package):
                 found.append(Contender("pooled" + suffix, program, OURS, SERVER, path, ("pooled",), can | {"crowd"}))
         pure = {**path, "WEBSOCKETSERVER_PURE": "1"}
-        found.append(Contender("threaded, pure Python" + suffix, program, OURS, SERVER, pure, can=can))
+        found.append(Contender("threaded (pure Python)" + suffix, program, OURS, SERVER, pure, can=can))
     if "websockets" not in kit.missing:
         found.append(Contender("websockets sync", _python(kit, "servers/websockets_sync.py")))
     if not {"websockets", "uvloop"} & kit.missing.keys():
@@ -66,7 +66,7 @@ def clients(kit: Kit, packages: dict[str, Path]) -> list[Contender]:
         if "C twin" not in kit.missing:
             found.append(Contender("client" + suffix, ours, OURS, CLIENT, path))
         pure = {**path, "WEBSOCKETSERVER_PURE": "1"}
-        found.append(Contender("client, pure Python" + suffix, ours, OURS, CLIENT, pure))
+        found.append(Contender("client (pure Python)" + suffix, ours, OURS, CLIENT, pure))
     if "websockets" not in kit.missing:
         found.append(Contender("websockets.sync.client", _python(kit, "clients/websockets_sync.py"), role=CLIENT))
     if not {"websocket-client", "wsaccel"} & kit.missing.keys():

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["CACHE", "HERE", "ROOT", "Kit"]
+__all__ = ["CACHE", "HERE", "ROOT", "Kit", "machine"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -91,7 +91,7 @@ class Kit:
                 how = ["--no-build-isolation"] if name == "wsaccel" else []
                 self._try(name, [*pip, "install", "-q", "-U", *how, name])
         have = self._list_pypi(pip)
-        self.versions.update({name: have[name] for name in PYPI if name in have})
+        self.versions.update({name: have[name] for name in PYPI[1:] if name in have})
 
     def _list_pypi(self, pip: Sequence[object]) -> dict[str, str]:
         listed = json.loads(_run([*pip, "list", "--format", "json"]))
@@ -128,7 +128,7 @@ def machine() -> dict[str, str]:
         "processor": f"{model[1] if model else platform.machine()}, {os.cpu_count()} CPUs",
         "system": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "other load at the beginning": f"{os.getloadavg()[0]:.1f}",
+        "load average at the beginning": f"{os.getloadavg()[0]:.1f}",
     }
 
 

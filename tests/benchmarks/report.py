@@ -1,4 +1,4 @@
-"""What a run leaves: a page in Markdown, a page for the documentation, a picture for each group, the raw samples."""
+"""What a run leaves: tables in Markdown or for the documentation, a picture for each group, the raw samples."""
 
 from __future__ import annotations
 
@@ -40,12 +40,21 @@ class Report:
     def write(self, folder: Path, *, targets: bool) -> None:
         """Write everything into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._write_pictures(folder)
         for group in self.measured():
-            (folder / f"{group.name}.svg").write_text(self._picture(group))
             (folder / f"{group.name}.md").write_text(self.table(group))
         (folder / "results.md").write_text(self._markdown(targets))
-        (folder / "results.rst").write_text(self._restructured(targets))
         (folder / "samples.json").write_text(json.dumps(self._raw(), indent=1))
+
+    def write_for_docs(self, folder: Path, *, targets: bool) -> None:
+        """Write what docs/explanation/performance.rst includes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_pictures(folder)
+        (folder / "results.inc").write_text(self._restructured(targets))
+
+    def _write_pictures(self, folder: Path) -> None:
+        for group in self.measured():
+            (folder / f"{group.name}.svg").write_text(self._picture(group))
 
     def table(self, group: Group) -> str:
         """Return a group's tables in Markdown."""

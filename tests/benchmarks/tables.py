@@ -50,5 +50,5 @@ def restructured(table: Table) -> str:
     head, rows = table
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
-        lines += [f"   {'*' if at == 0 else ' '} - {cell}" for at, cell in enumerate(row)]
+        lines += [f"   {'*' if at == 0 else ' '} - {cell}".rstrip() for at, cell in enumerate(row)]
     return "\n".join(lines) + "\n"

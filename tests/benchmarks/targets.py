@@ -9,8 +9,8 @@ from .results import Results, number
 
 __all__ = ["TARGETS", "Target", "judge"]
 
-THREADED, POOLED, PURE = "threaded", "pooled", "threaded, pure Python"
-CLIENT, PURE_CLIENT = "client", "client, pure Python"
+THREADED, POOLED, PURE = "threaded", "pooled", "threaded (pure Python)"
+CLIENT, PURE_CLIENT = "client", "client (pure Python)"
 SYNC, PICOWS, NPM, C = "websockets sync", "picows+uvloop", "npm ws", "C threads"
 SYNC_CLIENT, WSACCEL = "websockets.sync.client", "websocket-client+wsaccel"
 

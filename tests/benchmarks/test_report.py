@@ -81,8 +81,14 @@ def test_table_shows_value_ratio_and_cpu_time():
 def test_everything_is_written_and_the_picture_is_well_formed(tmp_path: Path):
     report(results(a=100, b=50)).write(tmp_path, targets=True)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"echo.svg", "echo.md", "results.md", "results.rst", "samples.json"}
+    assert names == {"echo.svg", "echo.md", "results.md", "samples.json"}
     ElementTree.parse(tmp_path / "echo.svg")
+
+
+def test_docs_get_the_picture_and_what_they_include(tmp_path: Path):
+    report(results(a=100, b=50)).write_for_docs(tmp_path, targets=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"echo.svg", "results.inc"}
+    assert "100 (2.00)" in (tmp_path / "results.inc").read_text()
 
 
 def test_picture_has_a_bar_for_each_value_and_none_for_what_is_missing():

@@ -11,6 +11,7 @@ connect  COUNT times connect and close
 
 Prints one line of JSON: {"secs": ..., "n": ..., "bytes": ..., "cpu": ...}.
 """
+
 import json
 import sys
 import time

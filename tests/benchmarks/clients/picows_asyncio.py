@@ -1,4 +1,5 @@
 """picows' asyncio client on uvloop; the loops of common.py as callbacks."""
+
 import asyncio
 import sys
 import time

@@ -31,13 +31,20 @@ async def broadcast(ws):
 
 
 async def main():
-    async with serve(echo if mode == "echo" else broadcast, "127.0.0.1", port, max_size=None, ping_interval=None,
-                     compression="deflate" if deflate else None) as server:
+    async with serve(
+        echo if mode == "echo" else broadcast,
+        "127.0.0.1",
+        port,
+        max_size=None,
+        ping_interval=None,
+        compression="deflate" if deflate else None,
+    ) as server:
         await server.serve_forever()
 
 
 if "uvloop" in sys.argv:
     import uvloop
+
     uvloop.run(main())
 else:
     asyncio.run(main())

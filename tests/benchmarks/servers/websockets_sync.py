@@ -37,6 +37,12 @@ def broadcast(ws):
             clients.discard(ws)
 
 
-with serve(echo if mode == "echo" else broadcast, "127.0.0.1", port, max_size=None, ping_interval=None,
-           compression="deflate" if deflate else None) as server:
+with serve(
+    echo if mode == "echo" else broadcast,
+    "127.0.0.1",
+    port,
+    max_size=None,
+    ping_interval=None,
+    compression="deflate" if deflate else None,
+) as server:
     server.serve_forever()
