@@ -357,8 +357,8 @@ class TestAnswer:
         ],
     )
     def test_a_wrong_101(self, changes: dict[str, str | None]) -> None:
-        error = refused(answer(lambda request: switching(request, **changes)))
-        assert error.status == 101
+        error = refused(answer(lambda request: switching(request, **changes) + b"what is behind is no body"))
+        assert (error.status, error.body) == (101, b"")
         assert next(iter(changes)).replace("_", "-") in str(error)
 
     def test_an_accept_key_in_other_case(self) -> None:
@@ -485,13 +485,14 @@ class TestRefusal:
         assert refused(script, timeout=None).body == b""
 
     @pytest.mark.parametrize("timeout", [None, SOON])
-    def test_a_body_that_never_comes_does_not_hold_the_refusal(
-        self, timeout: float | None, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("rest", [b"\r\nno", b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"no")])
+    def test_a_body_that_never_ends_does_not_hold_the_refusal(
+        self, rest: bytes, timeout: float | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "BODY_TIME", 20 * MS)
 
         def script(sock: socket.socket, request: bytes) -> None:
-            sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\nno")
+            sock.sendall(b"HTTP/1.1 403 Forbidden\r\n" + rest)
             assert sock.recv(1) == b""  # the client goes first
 
         error = refused(script, timeout=timeout)

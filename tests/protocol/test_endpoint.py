@@ -483,6 +483,8 @@ class TestExtensions:
         wire = masked(TEXT, b"ol", rsv=4, fin=False) + masked(PING) + masked(CONTINUATION, b"leH")
         assert receive_three_ways(wire, codecs=[toy()]) == [Ping(b""), Message("Hello", True)]
         assert receive(wire, codecs=[toy()], fragments=True) == [Ping(b""), Fragment("Hello", True, True)]
+        wire = masked(TEXT, b"olleH", rsv=4, fin=False) + masked(CONTINUATION)  # the decoder is told of the end
+        assert receive_three_ways(wire, codecs=[toy()]) == [Message("Hello", True)]
 
     def test_several_decode_in_reverse_order(self) -> None:
         theirs, ours = deflate()
@@ -869,7 +871,7 @@ class TestEndpoint:
             assert receive(*feeds) == [Message("é", True)]
 
     def test_a_memoryview_of_other_items_is_its_bytes(self) -> None:
-        view = memoryview(array("I", range(JOINED)))
+        view = memoryview(array("I", range(JOINED + 1)))
         for role in Role:
             sender = Endpoint(role, new_key=lambda: KEY)
             [got] = read_frames(sender.send_message(view))
