@@ -114,6 +114,15 @@ class TestTimer:
         del visitor
         wait_until(lambda: gone() is None)
 
+    def test_keeps_nobody_alive_after_a_failing_visit(self, timer: Timer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(keepalive.logger, "disabled", True)  # the record would
+        visitor = Visitor(lambda now: 1 // 0)  # type: ignore[arg-type, return-value]
+        gone = weakref.ref(visitor)
+        timer.schedule(visitor, time.monotonic())
+        assert visitor.visited.wait(SOON)
+        del visitor
+        wait_until(lambda: gone() is None)
+
     def test_survives_that_no_thread_can_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
         timer, visitor = Timer(), Visitor()
 

@@ -315,7 +315,7 @@ class TestTls:
             assert client.wait(False, True, NOW) == (False, True)
 
     def test_write_whose_input_another_thread_has_read_is_tried_again(self) -> None:
-        with scripted() as (client, server, sock):
+        with scripted() as (client, _, sock):
             settle(client)
             sock.script.append(ssl.SSLWantReadError)
             assert client.send([b"x"]) == 0

@@ -109,7 +109,11 @@ class AttendedChannel(Channel):
                 self._pings.add(waiter)
                 self._output.queue_locked(PING, waiter.payload)
             self._flush()
-        self._release_windows(now, progress)
+        try:
+            self._release_windows(now, progress)
+        except BaseException:
+            self._cut("an extension failed")
+            raise
         return self._next_visit(now)
 
     def _next_visit(self, now: float) -> float:
@@ -126,9 +130,11 @@ class AttendedChannel(Channel):
             self._quiet_since = now
         elif now - self._quiet_since >= self._release_after:
             if self._output.lock.acquire(False):
-                for codec in self.extensions:
-                    codec.encoder.release()
-                self._unlock_output()
+                try:
+                    for codec in self.extensions:
+                        codec.encoder.release()
+                finally:
+                    self._unlock_output()
             with self._lock:
                 if self._pumping or self._over:
                     return

@@ -73,7 +73,7 @@ class Timer:
                 at = visited.visit(time.monotonic())
             except Exception:
                 logger.exception("the keepalive timer's visit of %r failed", visited)
-                continue
+                at = None
             if at is not None:
                 self.schedule(visited, at)
             del visited  # or a connection would live until the next visit of another

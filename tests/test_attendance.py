@@ -1,0 +1,245 @@
+"""Attendance: what the timer does for connections while none of their users is there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from websocketserver.connection import Role, State
+from websocketserver.exceptions import Close, ConnectionClosed
+from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
+from websocketserver.settings import Settings
+
+from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
+
+KEY = b"\x01\x02\x03\x04"
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def soon_unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 10 * MS)
+
+
+def keepalive(interval: float, timeout: float) -> Settings:
+    return Settings(ping_interval=interval * MS, ping_timeout=timeout * MS)
+
+
+class TestKeepalive:
+    """DESIGN rules 10 and 12; R40."""
+
+    @pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+    def test_pings_are_sent_and_tell_the_latency(self, tls: bool, role: Role) -> None:
+        with half(role, tls=tls, settings=keepalive(20, 5000)) as (connection, peer):
+            receiving = run_in_thread(connection.recv)
+            payloads = set()
+            for _ in range(3):
+                ping = peer.read_frame()
+                assert ping.opcode == 9
+                payloads.add(ping.payload)
+                peer.frame(10, ping.payload)
+            assert len(payloads) == 3
+            wait_until(lambda: connection.latency is not None)
+            assert connection.latency is not None
+            assert 0 <= connection.latency < SOON
+            peer.frame(1, b"end")
+            assert receiving.result() == "end"
+
+    def test_two_ends_keep_each_other_alive_while_nobody_does_anything(self, tls: bool, soon_unattended: None) -> None:
+        settings = keepalive(20, 200)
+        with pipe(tls=tls, client=settings, server=settings) as (client, server):
+            end = time.monotonic() + 500 * MS
+            wait_until(lambda: time.monotonic() > end)
+            client.send("still here")
+            assert server.recv(SOON) == "still here"
+            assert client.latency is not None
+            assert server.latency is not None
+
+    @pytest.mark.parametrize("receiving", [False, True], ids=["idle", "receiving"])
+    def test_peer_that_says_nothing_is_given_up(self, tls: bool, receiving: bool) -> None:
+        with half(tls=tls, settings=keepalive(20, 50)) as (connection, peer):
+            handle = run_in_thread(connection.recv) if receiving else None
+            wait_until(lambda: connection.state is State.CLOSED)
+            with pytest.raises(ConnectionClosed) as caught:
+                handle.result() if handle else connection.recv()
+            assert caught.value.code == 1006
+            assert caught.value.sent is not None
+            assert caught.value.sent.code == 1011
+            assert "Ping" in caught.value.reason
+            assert peer.read_close() == 1011
+            assert connection.fileno() == -1
+
+    def test_peer_that_stops_while_we_send_is_given_up(self, tls: bool) -> None:
+        """The write lock is taken all the time."""
+        with half(tls=tls, settings=keepalive(20, 50)) as (connection, _):
+            sending = run_in_thread(connection.send, bytes(8 << 20))
+            with pytest.raises(ConnectionClosed) as caught:
+                sending.result()
+            assert "Ping" in caught.value.reason
+
+    def test_peer_that_stops_in_the_middle_of_a_frame_is_given_up(self, tls: bool) -> None:
+        with half(tls=tls, settings=keepalive(20, 50)) as (connection, peer):
+            peer.send(frame(2, bytes(1000), key=KEY)[:500])
+            with pytest.raises(ConnectionClosed):
+                connection.recv(SOON)
+
+    def test_progress_of_a_blocked_send_proves_life(self, tls: bool) -> None:
+        data = bytes(2 << 20)
+        with half(tls=tls, settings=keepalive(20, 400)) as (connection, peer):
+            sending = run_in_thread(connection.send, data)
+            start, got = time.monotonic(), 0
+            while got < len(data):  # read slowly, and answer nothing
+                got += len(peer.sock.recv(50_000))
+                threading.Event().wait(15 * MS)
+            sending.result()
+            assert time.monotonic() - start > 400 * MS
+
+    def test_bytes_of_any_kind_prove_life(self) -> None:
+        with half(settings=keepalive(20, 100)) as (connection, peer):
+            receiving = run_in_thread(connection.recv, SOON)
+            for byte in frame(1, b"x" * 20, key=KEY):
+                peer.send(bytes([byte]))
+                threading.Event().wait(15 * MS)
+            assert receiving.result() == "x" * 20
+
+    def test_clock_stands_while_input_is_unread(self, soon_unattended: None) -> None:
+        """The Pong may be in it."""
+        settings = Settings(ping_interval=20 * MS, ping_timeout=50 * MS, max_queue_size=1000)
+        with half(settings=settings) as (connection, peer):
+            for number in range(5):
+                peer.frame(2, bytes([number]) * 1000)
+            end = time.monotonic() + 250 * MS
+            wait_until(lambda: time.monotonic() > end)
+            assert connection.state is State.OPEN
+            for number in range(5):
+                assert connection.recv(SOON) == bytes([number]) * 1000
+            wait_until(lambda: connection.state is State.CLOSED)  # now nothing is
+
+    def test_none_sends_no_pings(self) -> None:
+        with half(settings=Settings(ping_interval=None)) as (connection, _):
+            assert connection._heartbeat.next_visit() is None
+
+
+class TestUnattended:
+    """DESIGN rule 12: a long computation does not lose its connection."""
+
+    def test_pings_are_answered(self, tls: bool, soon_unattended: None) -> None:
+        with half(tls=tls) as (_, peer):
+            for payload in (b"1", b"2"):
+                peer.frame(9, payload)
+                assert peer.read_frame()[:2] == (10, payload)
+
+    def test_close_is_answered_and_the_descriptor_given_back(self, tls: bool, soon_unattended: None) -> None:
+        with half(tls=tls) as (connection, peer):
+            peer.frame(1, b"before")
+            peer.close_frame(1000)
+            assert peer.read_close() == 1000
+            peer.sock.close()
+            wait_until(lambda: connection.fileno() == -1)
+            assert connection.recv() == "before"
+
+    def test_inbox_is_filled_up_to_its_bound(self, soon_unattended: None) -> None:
+        with half(settings=Settings(max_queue_size=10_000)) as (connection, peer):
+            for _ in range(50):
+                peer.frame(2, bytes(1000))
+            wait_until(lambda: connection._full())
+            assert connection._inbox_size <= 11_100
+            assert [connection.recv(SOON) for _ in range(50)] == [bytes(1000)] * 50
+
+    def test_violation_is_answered(self, soon_unattended: None) -> None:
+        with half() as (connection, peer):
+            peer.send(frame(1, b"unmasked"))
+            assert peer.read_close() == 1002
+            with pytest.raises(ConnectionClosed):
+                connection.send("x")
+
+    def test_end_of_the_stream_is_noticed(self, soon_unattended: None) -> None:
+        with half() as (connection, peer):
+            peer.sock.close()
+            wait_until(lambda: connection.state is State.CLOSED)
+
+    def test_reads_on_behind_a_writer_that_read(self) -> None:
+        """The peer may be waiting for us to read all that it sends, and the writer is done."""
+        unbounded = Settings(max_message_size=None, max_queue_size=None, ping_interval=None)
+        with pipe(client=unbounded, server=unbounded) as (client, server):
+            sending = [run_in_thread(client.send, bytes(2 << 20)), run_in_thread(server.send, bytes(16 << 20))]
+            for handle in sending:
+                handle.result()  # in less than UNATTENDED
+            assert len(client.recv(SOON)) == 16 << 20
+
+
+class Failing(Extension):
+    """An extension whose halves do what the test says."""
+
+    name = "failing"
+    rsv = RSV1
+    release_after = 0.001
+
+
+def failing_codec(half_of: type[Encoder] | type[Decoder], name: str) -> Codec:
+    def fail(*args: object, **kwargs: object) -> bytes:
+        raise ZeroDivisionError("a fault of the extension")
+
+    class Quick(Decoder):
+        def begin(self, rsv: int) -> bool:
+            return True
+
+    encoder, decoder = Encoder(), Quick()
+    setattr(encoder if half_of is Encoder else decoder, name, fail)
+    return Codec(Failing(), [], encoder, decoder)
+
+
+class TestFailingExtension:
+    """Whatever it does, the connection ends, and no lock stays taken."""
+
+    def check(self, codec: Codec, act: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+        with half(codecs=(codec,)) as (connection, peer):
+            act(connection, peer)
+            wait_until(lambda: connection.state is State.CLOSED)
+            assert connection.fileno() == -1
+            assert not connection._output.lock.locked()
+            with pytest.raises(ConnectionClosed):
+                connection.send("x")
+
+    def test_decode_in_the_timers_thread(self, soon_unattended: None, caplog: pytest.LogCaptureFixture) -> None:
+        codec = failing_codec(Decoder, "decode")
+        self.check(codec, lambda connection, peer: peer.frame(1, b"x", rsv=RSV1), caplog)
+        assert "a fault of the extension" in caplog.text
+
+    @pytest.mark.parametrize("half_of", [Encoder, Decoder])
+    def test_release(
+        self, half_of: type[Encoder], soon_unattended: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.check(failing_codec(half_of, "release"), lambda connection, peer: None, caplog)
+        assert "a fault of the extension" in caplog.text
+
+    def test_decode_in_recv(self, caplog: pytest.LogCaptureFixture) -> None:
+        def act(connection: object, peer: object) -> None:
+            peer.frame(1, b"x", rsv=RSV1)  # type: ignore[attr-defined]
+            with pytest.raises(ZeroDivisionError):
+                connection.recv(SOON)  # type: ignore[attr-defined]
+
+        self.check(failing_codec(Decoder, "decode"), act, caplog)
+
+    def test_begin_in_send(self, caplog: pytest.LogCaptureFixture) -> None:
+        def act(connection: object, peer: object) -> None:
+            with pytest.raises(ZeroDivisionError):
+                connection.send("x")  # type: ignore[attr-defined]
+
+        self.check(failing_codec(Encoder, "begin"), act, caplog)
+
+
+def test_close_that_the_peer_began_is_noted_as_ours_too(soon_unattended: None) -> None:
+    with half() as (connection, peer):
+        peer.close_frame(4000, "enough")
+        assert peer.read_close() == 4000
+        with pytest.raises(ConnectionClosed) as caught:
+            connection.recv(SOON)
+        assert (caught.value.received, caught.value.sent) == (Close(4000, "enough"), Close(4000))
