@@ -226,6 +226,34 @@ class TestWrite:
         assert all(left is not None and left <= 5 for left in writing.waited)
 
 
+class TestDrained:
+    """What a socket takes proves nothing; what a full one takes proves that the peer reads."""
+
+    def test_room_that_was_there_counts_for_nothing(self, writing: Writing) -> None:
+        with writing.output.lock:
+            writing.output.write([b"message"], NEVER)
+        writing.output.queue(PING, b"x")
+        writing.output.flush()
+        assert writing.output.drained == 0
+
+    def test_message_that_had_to_wait_for_room(self) -> None:
+        writing = Writing(2, 100)
+        writing.stream.room = 1
+        with writing.output.lock:
+            writing.output.write([b"message"], NEVER)
+        assert writing.output.drained == len(b"essage")
+
+    def test_control_frame_that_had_to_wait_for_room(self, writing: Writing) -> None:
+        writing.stream.room = 1
+        writing.output.queue(PING, b"x")
+        writing.output.flush()
+        writing.output.flush()
+        assert writing.output.drained == 0
+        writing.stream.room = 100
+        writing.output.flush()
+        assert writing.output.drained == len(serialize(PING, b"x")) - 1
+
+
 class TestBroken:
     def break_it(self, writing: Writing) -> None:
         writing.stream.error = BrokenPipeError(32, "Broken pipe")

@@ -98,8 +98,8 @@ class AttendedChannel(Channel):
                 self._cut("the closing handshake did not end in time")
                 return None
             return min(self._cut_at, now + self._pause)
-        progress = self._bytes_received + self._output.bytes_sent
-        if self._heartbeat.dead(now, progress, stands=self._full()):
+        life = self._bytes_received + self._output.drained  # what the system merely takes from us proves nothing
+        if self._heartbeat.dead(now, life, stands=self._full()):
             self._fail(1011, f"no answer to a Ping within {self._heartbeat.timeout:g} seconds")
             self._cut("")
             return None
@@ -110,7 +110,7 @@ class AttendedChannel(Channel):
                 self._output.queue_locked(PING, waiter.payload)
             self._flush()
         try:
-            self._release_windows(now, progress)
+            self._release_windows(now)
         except BaseException:
             self._cut("an extension failed")
             raise
@@ -121,12 +121,13 @@ class AttendedChannel(Channel):
         again = now + (POLLED if self._polled and not self._output.waits else self._pause)
         return again if due is None else min(due, again)
 
-    def _release_windows(self, now: float, progress: int) -> None:
+    def _release_windows(self, now: float) -> None:
         """Have the extensions of a connection that has been idle for long enough give back memory."""
         if self._release_after is None:
             return
-        if progress != self._traffic:
-            self._traffic = progress
+        traffic = self._bytes_received + self._output.bytes_sent
+        if traffic != self._traffic:
+            self._traffic = traffic
             self._quiet_since = now
         elif now - self._quiet_since >= self._release_after:
             if self._output.lock.acquire(False):

@@ -100,7 +100,7 @@ class Heartbeat:
     """The clock of pings and pongs of one connection; used by the timer's thread alone.
 
     A Ping leaves every ``interval`` seconds. The peer is dead when one is unanswered for
-    ``timeout`` seconds and meanwhile not one byte came and none could be sent. None for either
+    ``timeout`` seconds and meanwhile not one byte came and no blocked send went on. None for either
     number turns that part off.
     """
 
@@ -125,7 +125,7 @@ class Heartbeat:
     def dead(self, now: float, progress: int, stands: bool) -> bool:
         """Return whether the peer has to be given up.
 
-        ``progress`` grows with every byte received or sent; ``stands`` says that there is input
+        ``progress`` grows with every byte received, and with those that a full socket takes; ``stands`` says that there is input
         which nobody has read yet: an answer may be in it, so the clock stands.
         """
         if progress != self._progress:

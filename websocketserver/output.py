@@ -49,6 +49,8 @@ class Output:
         self.sender = sender
         self.broken = ""  # why nothing can be sent any more
         self.bytes_sent = 0
+        self.drained = 0  # bytes taken by a socket that had been full: the peer is reading
+        self._stuck = False  # the socket did not take all of rest
         self._transport = transport
         self.gathered: list[Buffer] = []  # whole messages that leave together with the next
         self._gathered_size = 0
@@ -126,7 +128,10 @@ class Output:
             self.rest += self.take_gathered()
         while self.rest or self._begin_next():
             taken = self._offer(self.rest)
+            if self._stuck:
+                self.drained += taken
             self.rest = remaining(self.rest, taken)
+            self._stuck = bool(self.rest)
             if taken or not self.rest:
                 continue
             if deadline is None or not self._await_writable(deadline.sooner(self._stall)):
@@ -153,6 +158,7 @@ class Output:
             taken = self._offer(rest)
             if taken:
                 began = True
+                self.drained += taken
                 rest = remaining(rest, taken)
                 stalled = deadline.sooner(self._stall)
         return True
