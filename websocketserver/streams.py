@@ -66,7 +66,7 @@ class Link:
         self.error: OSError | None = None
 
     def handshake(self) -> None:
-        """Do the TLS handshake of the server's side."""
+        """Do the TLS handshake."""
         assert isinstance(self.sock, ssl.SSLSocket)
         try:
             self._set_timeout()

@@ -368,12 +368,12 @@ class TestLimit:
         assert side.parse_three_ways(side.raw(opcode, b"x" * limit), max_size=limit)[0][3] == limit
         data = side.raw(opcode, b"x" * (limit + 1))
         before_key = len(data) - limit - 1 - (4 if side.masked else 0)
-        message = f"frame of {limit + 1} bytes, limit {limit}"
+        message = f"frame of {limit + 1} bytes, the limit is {limit} (max_frame_size)"
         side.refuse_three_ways(data[:before_key], message, 1009, max_size=limit)
 
     def test_the_largest_length_there_is(self, side):
         data = side.header(0x82, 127, ((1 << 63) - 1).to_bytes(8, "big"))
-        side.refuse_three_ways(data[:10], f"frame of {(1 << 63) - 1} bytes, limit 1048576", 1009, max_size=1 << 20)
+        side.refuse_three_ways(data[:10], f"frame of {(1 << 63) - 1} bytes, the limit is 1048576 (max_frame_size)", 1009, max_size=1 << 20)
         for limit in (None, (1 << 63) - 1, 1 << 63, 1 << 80):
             parser = side.parser(max_size=limit)
             parser.feed(data + b"x")

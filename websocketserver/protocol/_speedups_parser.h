@@ -167,7 +167,7 @@ static int take_header(FrameParser *self)
         size += extended;
     }
     if (!control && length > self->max_size)
-        return refuse(self->module, 1009, "frame of %lld bytes, limit %lld", (long long)length,
+        return refuse(self->module, 1009, "frame of %lld bytes, the limit is %lld (max_frame_size)", (long long)length,
                       (long long)self->max_size); /* 7.4.1, 10.4 */
     size += self->masked ? 4 : 0;
     if (left < size + (control ? (Py_ssize_t)length : 0))

@@ -183,7 +183,9 @@ class FrameParser:
             body += size
         control = first & _CONTROL
         if not control and self._max_size is not None and length > self._max_size:
-            raise ProtocolError(f"frame of {length} bytes, limit {self._max_size}", 1009)  # 7.4.1, 10.4
+            raise ProtocolError(
+                f"frame of {length} bytes, the limit is {self._max_size} (max_frame_size)", 1009
+            )  # 7.4.1, 10.4
         if self._mask_bit:
             body += 4
         if len(data) < (body + length if control else body):
