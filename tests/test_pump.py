@@ -306,8 +306,9 @@ class TestInbox:
                 connection.ping().wait(50 * MS)
             assert len(connection._inbox) <= 1000
 
-    def test_one_message_always_fits(self) -> None:
-        with half(settings=Settings(max_queue_size=1000)) as (connection, peer):
+    @pytest.mark.parametrize("limit", [0, 1000])
+    def test_one_message_always_fits(self, limit: int) -> None:
+        with half(settings=Settings(max_queue_size=limit)) as (connection, peer):
             peer.frame(2, bytes(100_000))
             with pytest.raises(TimeoutError):
                 connection.ping().wait(50 * MS)
@@ -347,6 +348,15 @@ class TestInbox:
             assert connection.recv(0) == "before"
             with pytest.raises(ConnectionClosedOK):
                 connection.recv(0)
+
+    def test_flood_of_pings_after_our_close_costs_no_memory(self) -> None:
+        with half(hooks=frozenset({"ping", "pong"}), settings=Settings(max_queue_size=1000)) as (connection, peer):
+            connection.start_close()
+            closing = run_in_thread(connection.close, timeout=SOON)
+            peer.send((frame(9, b"p", key=KEY) + frame(10, b"p", key=KEY)) * 5000 + frame(8, b"\x03\xe8", key=KEY))
+            peer.sock.shutdown(socket.SHUT_WR)
+            closing.result()
+            assert len(connection._inbox) == 0
 
     def test_data_after_our_close_is_checked(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):

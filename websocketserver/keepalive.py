@@ -125,8 +125,8 @@ class Heartbeat:
     def dead(self, now: float, progress: int, stands: bool) -> bool:
         """Return whether the peer has to be given up.
 
-        ``progress`` grows with every byte received, and with those that a full socket takes; ``stands`` says that there is input
-        which nobody has read yet: an answer may be in it, so the clock stands.
+        ``progress`` grows with every byte received, and with those that a full socket takes; ``stands``
+        says that there is input which nobody has read yet: an answer may be in it, so the clock stands.
         """
         if progress != self._progress:
             self._progress = progress

@@ -176,8 +176,8 @@ class Pump(ABC):
 
     def _full(self) -> bool:
         """Return whether the inbox takes no more; once we have sent a Close it takes nothing, hence all."""
-        limit = self.settings.max_queue_size
-        return limit is not None and self._inbox_size >= limit and self._sent is None
+        limit = self.settings.max_queue_size  # an empty inbox is never full: one message always fits
+        return limit is not None and 0 < self._inbox_size >= limit and self._sent is None
 
     def _wait_locked(self, deadline: Deadline) -> bool:
         """Wait for the state to change; False if the deadline came first."""
@@ -282,11 +282,11 @@ class Pump(ABC):
                 elif isinstance(event, Ping):
                     if self._sent is None:
                         self._on_ping(event)
-                    if "ping" in self._hooks:
-                        return event
+                        if "ping" in self._hooks:
+                            return event
                 else:
                     self._on_pong(event)
-                    if "pong" in self._hooks:
+                    if "pong" in self._hooks and self._sent is None:
                         return event
         except ProtocolError as error:
             self._fail(error.close_code, str(error))
