@@ -312,6 +312,7 @@ class TestInbox:
             peer.frame(2, bytes(100_000))
             with pytest.raises(TimeoutError):
                 connection.ping().wait(50 * MS)
+            assert len(connection._inbox) == 1
             assert len(connection.recv(0)) == 100_000
 
     def test_room_wakes_who_waits_for_it(self) -> None:

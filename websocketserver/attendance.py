@@ -18,7 +18,7 @@ from .pings import Pings, PingWaiter
 from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import AppEvent, Closed, Pong
 from .protocol.extensions import Codec
-from .pump import NOW
+from .pump import NEVER, NOW
 from .settings import Settings
 from .transport import Transport
 
@@ -183,7 +183,7 @@ class AttendedChannel(Channel):
             yield event
             if self._gathering is None and self._output.gathered:
                 self._gathering = thread
-                self._stop_gathering()
+                self._stop_gathering(NEVER)
             event = self._next_ready(self._transport.pending())
 
     def attend(self) -> bool:

@@ -20,7 +20,7 @@ from .output import CLOSE, FIN, PONG, Broken, Output
 from .protocol.closecodes import MAX_REASON, pack_close
 from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import Closed, Ping
-from .pump import NEVER, NOW, Pump
+from .pump import NOW, Pump
 from .settings import Settings
 from .transport import Transport
 
@@ -72,14 +72,13 @@ class Channel(Pump):
         if self._over:
             self._release()
 
-    def _stop_gathering(self) -> None:
+    def _stop_gathering(self, deadline: Deadline) -> None:
         if self._gathering != threading.get_ident():
             return
         self._gathering = None
-        if self._output.gathered:
-            self._lock_output(NEVER)
+        if self._output.gathered and self._lock_output(deadline):  # else the timer sends it
             try:
-                if not self._write_pending(NEVER):
+                if not self._write_pending(deadline) and not deadline.passed():
                     self._cut("sending timed out in the middle of a message")
             except Broken:
                 pass  # whoever sends or receives next learns of it

@@ -151,7 +151,7 @@ class WebSocketConnection(AttendedChannel):
                 yield event
                 if self._output.gathered:
                     self._gathering = thread
-                    self._stop_gathering()
+                    self._stop_gathering(NEVER)
 
     # Sending
 

@@ -78,8 +78,8 @@ class Pump(ABC):
         """Send what is pending as far as it goes without blocking."""
 
     @abstractmethod
-    def _stop_gathering(self) -> None:
-        """If this thread gathers what it sends, send that now."""
+    def _stop_gathering(self, deadline: Deadline) -> None:
+        """If this thread gathers what it sends, send that now, as far as it goes by the deadline."""
 
     @abstractmethod
     def _on_ping(self, event: Ping) -> None:
@@ -122,7 +122,7 @@ class Pump(ABC):
         """
         while True:
             if self._gathering is not None and not self._inbox:
-                self._stop_gathering()
+                self._stop_gathering(deadline)
             with self._lock:
                 if self._inbox:
                     return self._take_locked()
@@ -190,7 +190,7 @@ class Pump(ABC):
     def _pump_until(self, done: Callable[[], bool], deadline: Deadline) -> bool:
         """Wait until ``done()`` holds, asked with the state lock held, and meanwhile read for all."""
         if self._gathering is not None:
-            self._stop_gathering()
+            self._stop_gathering(deadline)
         while True:
             with self._lock:
                 while not done():
