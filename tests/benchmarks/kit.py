@@ -80,9 +80,9 @@ class Kit:
                 _run([compiler, "-O2", "-Wall", "-DWITH_ZLIB", "-o", program, source, "-lpthread", "-lz"])
 
     def _install_from_pypi(self, update: bool) -> None:
-        if not self.python.exists():
+        if not self.python.with_name("pip").exists():  # the last thing that is put there
             _say("making a virtual environment for the peers")
-            _run([sys.executable, "-m", "venv", CACHE / "venv"])
+            _run([sys.executable, "-m", "venv", "--clear", CACHE / "venv"])
         pip = [self.python, "-m", "pip", "--disable-pip-version-check"]
         have = self._list_pypi(pip)
         for name in PYPI:

@@ -27,6 +27,7 @@ METRICS = {
     "ms": "p99_ms",
     "share": "share",
 }
+CPUS = sorted(os.sched_getaffinity(0))
 GRACE = 60.0  # seconds that a load may take beyond its time
 IDLE, CROWD = 1000, 10_000  # connections
 CROWD_HOLDS = 8.0  # seconds: the server of the crowd pings every 3
@@ -50,9 +51,9 @@ class Measurement:
         self.failures: dict[str, str] = {}
         self._kit = kit
         self._options = options
-        last = str((os.cpu_count() or 1) - 1)
+        first, last = str(CPUS[0]), str(CPUS[-1])
         pin = scenario.pin or options.pin
-        self._server_cpu = {"none": None, "split": "0", "same": last}[pin]
+        self._server_cpu = {"none": None, "split": first, "same": last}[pin]
         self._load_cpu = None if pin == "none" else last
         self._contenders = contenders
         self._servers: dict[str, tuple[Process, int]] = {}

@@ -104,11 +104,11 @@ class Report:
         parts = [".. Written by ``python -m tests.benchmarks``.\n", self._how() + "\n"]
         parts.append("".join(f"* {name}: {value}\n" for name, value in self.facts.items()))
         for group in self.measured():
-            parts += [f"{group.title}\n{'-' * len(group.title)}\n", f"{_sentence(group.note)}\n"]
+            parts += [f"{group.title}\n{'~' * len(group.title)}\n", f"{_sentence(group.note)}\n"]
             parts.append(f".. image:: performance/{group.name}.svg\n   :alt: {group.title}\n")
             parts += map(restructured, self._tables(group))
         if targets:
-            parts += ["Targets\n-------\n", restructured(judge(self.results))]
+            parts += ["Targets\n~~~~~~~\n", restructured(judge(self.results))]
         return "\n".join(parts)
 
     def _failures(self, group: Group) -> list[str]:
