@@ -131,9 +131,10 @@ class Measurement:
         count = report["msgs"] or report["conn_s"] * report["secs"]
         if before and after and count:
             report["cpu_us"] = (after.cpu - before.cpu) * 1e6 / count
-        report["p99_ms"] = report["p99_us"] / 1000
         if not count:
             raise Failed("nothing came back in time")
+        report["wire_each"] = report["wire"] / count
+        report["p99_ms"] = report["p99_us"] / 1000
         return report
 
     def _hold_idle(self, contender: Contender) -> Sample:

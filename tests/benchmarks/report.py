@@ -12,7 +12,7 @@ from .measure import Options
 from .picture import Panel, draw
 from .results import Results
 from .scenarios import Group
-from .tables import Table, cpu, markdown, rates, restructured
+from .tables import Table, cpu, markdown, rates, restructured, wire
 from .targets import judge
 
 __all__ = ["Report"]
@@ -66,8 +66,8 @@ class Report:
 
     def _tables(self, group: Group) -> list[Table]:
         baseline = self.baselines[group.scenarios[0].client]
-        effort = cpu(group, self.results)
-        return [rates(group, self.results, baseline), *([effort] if effort else [])]
+        tables = (rates(group, self.results, baseline), cpu(group, self.results), wire(group, self.results))
+        return [table for table in tables if table is not None]
 
     def _picture(self, group: Group) -> str:
         panels = []

@@ -123,7 +123,9 @@ GROUPS = (
         (
             _echo("deflate-1k", "1 KB", "-z -c 10 -s 1024"),
             _echo("deflate-8k", "8 KB", "-z -c 10 -s 8192"),
+            _echo("deflate-16k", "16 KB", "-z -c 10 -s 16384"),
             _echo("deflate-64k", "64 KB", "-z -c 10 -s 65536"),
+            _echo("deflate-256k", "256 KB", "-z -c 10 -s 262144"),
         ),
     ),
     Group(

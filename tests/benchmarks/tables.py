@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .results import Results, number
-from .scenarios import Group
+from collections.abc import Sequence
 
-__all__ = ["Table", "cpu", "markdown", "rates", "restructured"]
+from .results import Results, number
+from .scenarios import Group, Scenario
+
+__all__ = ["Table", "cpu", "markdown", "rates", "restructured", "wire"]
 
 
 Table = tuple[list[str], list[list[str]]]  # head, rows
@@ -28,12 +30,20 @@ def rates(group: Group, results: Results, baseline: str) -> Table:
 def cpu(group: Group, results: Results) -> Table | None:
     """Return the CPU time of the measured program, in microseconds a message; None where that says nothing."""
     scenarios = [each for each in group.scenarios if not each.low and each.unit != "share"]
-    if not scenarios:
-        return None
-    head = ["CPU µs each", *(scenario.title for scenario in scenarios)]
+    return _each("CPU µs each", "cpu_us", scenarios, results) if scenarios else None
+
+
+def wire(group: Group, results: Results) -> Table | None:
+    """Return the bytes a compressed message has on the wire; None where nothing is compressed."""
+    scenarios = [each for each in group.scenarios if each.deflate]
+    return _each("bytes on the wire each", "wire_each", scenarios, results) if scenarios else None
+
+
+def _each(title: str, what: str, scenarios: Sequence[Scenario], results: Results) -> Table:
+    head = [title, *(scenario.title for scenario in scenarios)]
     contenders = results.contenders(*(scenario.name for scenario in scenarios))
     return head, [
-        [contender, *(number(results.median(scenario.name, contender, "cpu_us")) for scenario in scenarios)]
+        [contender, *(number(results.median(scenario.name, contender, what)) for scenario in scenarios)]
         for contender in contenders
     ]
 

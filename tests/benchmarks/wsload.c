@@ -98,7 +98,7 @@ static uint8_t ibuf[RBUF];
 static int phase;                    /* 0 opening, 1 running, 2 draining, 3 closing */
 static int n_open, n_closed, n_started, is_fanout, is_connect, is_idle;
 static uint64_t t_now, w0, w1;
-static uint64_t n_msgs, n_total, n_errors, n_unclean, n_conn, n_conn_total, n_compressed, n_pings;
+static uint64_t n_msgs, n_total, n_errors, n_unclean, n_conn, n_conn_total, n_compressed, n_pings, n_wire;
 static char first_error[200];
 /* fanout */
 static uint64_t *fan_left; static uint64_t fan_done;
@@ -492,6 +492,7 @@ static void on_event(struct conn *c, uint32_t evs)
             r = recv(c->fd, rbuf, RBUF, 0);
             if (r > 0) {
                 uint64_t before = c->sent_seq; size_t cl = c->ctl_len;
+                if (t_now >= w0 && t_now < w1) n_wire += (uint64_t)r;
                 if (feed(c, rbuf, (size_t)r) < 0) { conn_done(c, 0); return; }
                 if (c->sent_seq != before || c->ctl_len != cl) flush_out(c);
                 if (c->fd < 0) return;
@@ -654,11 +655,11 @@ out:
         if (dt <= 0) dt = 1;
         printf("{\"mode\":\"%s\",\"conns\":%d,\"depth\":%d,\"size\":%zu,\"kind\":\"%c\",\"deflate\":%d,\"secs\":%.3f,"
                "\"open_s\":%.3f,\"msgs\":%llu,\"msgs_s\":%.1f,\"mb_s\":%.2f,\"conn_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,"
-               "\"total\":%llu,\"compressed\":%llu,\"unclean\":%llu,\"pings\":%llu,\"client_cpu\":%.3f,\"errors\":%llu,\"first_error\":\"%s\"}\n",
+               "\"total\":%llu,\"compressed\":%llu,\"unclean\":%llu,\"pings\":%llu,\"wire\":%llu,\"client_cpu\":%.3f,\"errors\":%llu,\"first_error\":\"%s\"}\n",
                O.mode, O.conns, O.depth, O.size, O.kind, O.deflate, dt, open_s,
                (unsigned long long)n_msgs, (double)n_msgs / dt, (double)n_msgs * (double)O.size / dt / 1e6, (double)n_conn / dt,
                lat_pct(0.5), lat_pct(0.99), (unsigned long long)n_total, (unsigned long long)n_compressed, (unsigned long long)n_unclean,
-               (unsigned long long)n_pings,
+               (unsigned long long)n_pings, (unsigned long long)n_wire,
                w1 > w0 + 1 ? (cpu1 - cpu0) / dt : 0.0, (unsigned long long)n_errors, first_error);
     }
     return n_errors ? 1 : 0;
