@@ -36,6 +36,7 @@ __all__ = [
     "opening_request",
     "pipe",
     "raw_client",
+    "read_slowly",
     "run_in_thread",
     "running_server",
     "socket_pair",
@@ -244,6 +245,19 @@ class RawPeer:
         if not data:
             raise EOFError(f"end of stream after {bytes(self._received)!r:.200}")
         self._received += data
+
+
+def read_slowly(peer: RawPeer, size: int) -> None:
+    """Read and forget so many bytes, about 100 KB every 20 milliseconds."""
+    pause, left = threading.Event(), size
+    while left > 0:
+        pause.wait(20 * MS)
+        some = min(left, 100_000)
+        while some > 0:
+            data = peer.sock.recv(some)
+            assert data, f"end of stream, {left} bytes before the end"
+            some -= len(data)
+            left -= len(data)
 
 
 # Two ends without a server

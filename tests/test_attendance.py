@@ -13,7 +13,7 @@ from websocketserver.exceptions import Close, ConnectionClosed
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
 
-from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
+from .support import MS, SOON, frame, half, pipe, read_slowly, run_in_thread, wait_until
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -91,13 +91,11 @@ class TestKeepalive:
                 connection.recv(SOON)
 
     def test_progress_of_a_blocked_send_proves_life(self, tls: bool) -> None:
-        data = bytes(2 << 20)
+        data = bytes(3 << 20)
         with half(tls=tls, settings=keepalive(20, 400)) as (connection, peer):
             sending = run_in_thread(connection.send, data)
-            start, got = time.monotonic(), 0
-            while got < len(data):  # read slowly, and answer nothing
-                got += len(peer.sock.recv(50_000))
-                threading.Event().wait(15 * MS)
+            start = time.monotonic()
+            read_slowly(peer, len(data))  # and answer nothing
             sending.result()
             assert time.monotonic() - start > 400 * MS
 
@@ -163,14 +161,28 @@ class TestUnattended:
             peer.sock.close()
             wait_until(lambda: connection.state is State.CLOSED)
 
-    def test_reads_on_behind_a_writer_that_read(self) -> None:
+    def test_reads_on_behind_a_writer_that_left_input_unread(self, tls: bool) -> None:
         """The peer may be waiting for us to read all that it sends, and the writer is done."""
         unbounded = Settings(max_message_size=None, max_queue_size=None, ping_interval=None)
-        with pipe(client=unbounded, server=unbounded) as (client, server):
-            sending = [run_in_thread(client.send, bytes(2 << 20)), run_in_thread(server.send, bytes(16 << 20))]
-            for handle in sending:
-                handle.result()  # in less than UNATTENDED
+        with pipe(tls=tls, client=unbounded, server=unbounded) as (client, server):
+            first = run_in_thread(client.send, bytes(2 << 20))
+            wait_until(lambda: client._output.lock.locked() and client._output.bytes_sent)
+            second = run_in_thread(server.send, bytes(16 << 20))
+            first.result()
+            second.result(3)  # that is, in less than UNATTENDED
             assert len(client.recv(SOON)) == 16 << 20
+
+    def test_reads_what_a_writer_saw_and_left(self) -> None:
+        with half() as (connection, peer):
+            sending = run_in_thread(connection.send, bytes(8 << 20))
+            wait_until(lambda: connection._output.lock.locked() and connection._output.bytes_sent)
+            wait = connection._transport.wait
+            # The writer finds room and input at once, whenever it looks.
+            connection._transport.wait = lambda *args: (args[0], wait(False, *args[1:])[1])  # type: ignore[method-assign]
+            peer.frame(1, b"unread")
+            peer.read_frame()
+            sending.result()
+            wait_until(lambda: connection._inbox, 3)  # that is, in less than UNATTENDED
 
 
 class Failing(Extension):

@@ -49,7 +49,7 @@ class Channel(Pump):
         self._released = False  # the descriptor was closed
         self._cut_at: float | None = None  # when the timer cuts the socket (time.monotonic)
         self._ending = False  # somebody waits for the end of the stream
-        self._read_while_writing = False  # guarded by the write lock
+        self._unread = False  # the writer has left input unread; guarded by the write lock
         self._output = Output(
             transport,
             sender,
@@ -106,11 +106,11 @@ class Channel(Pump):
     def _unlock_output(self) -> None:
         """Leave the write lock and look again at what was queued meanwhile."""
         output = self._output
-        read_on = self._read_while_writing
-        if read_on:
-            self._read_while_writing = False
+        unread = self._unread
+        if unread:
+            self._unread = False
         output.lock.release()
-        if read_on:  # the peer is still sending, and may be waiting for us to read all of it
+        if unread:  # the peer may be waiting for us to read all that it sends
             timer.schedule(self, time.monotonic())
         if output.queued or output.rest or self._over:
             self._flush()
@@ -126,6 +126,7 @@ class Channel(Pump):
                 readable = not (self._eof or self._over or self._full())
             can_read, can_write = self._transport.wait(readable, True, deadline)
             if can_write:
+                self._unread = self._unread or can_read
                 return True
             if not can_read or deadline.passed():  # a peer that sends on and on must not hold a writer
                 return False
@@ -137,7 +138,7 @@ class Channel(Pump):
                     continue
                 self._pumping = True
             self._collect(NOW)
-            self._read_while_writing = True
+            self._unread = True
 
     def _on_ping(self, event: Ping) -> None:
         self._output.queue(PONG, event.payload)  # 5.5.2; of several that wait, the newest is answered (5.5.3)
