@@ -15,6 +15,7 @@ import pytest
 
 from websocketserver.exceptions import ConnectionClosed, HandshakeError
 from websocketserver.handler import WebSocketRequestHandler
+from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.protocol.handshake import accept_key
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
@@ -45,7 +46,7 @@ class HTTPServer(http.server.HTTPServer):
         super().serve_forever(poll_interval)
 
 
-SERVERS = [ThreadingWebSocketServer, WebSocketServer, ThreadingHTTPServer, HTTPServer]
+SERVERS = [ThreadingWebSocketServer, WebSocketServer, PoolingWebSocketServer, ThreadingHTTPServer, HTTPServer]
 
 
 @pytest.fixture(params=SERVERS, ids=lambda kind: kind.__name__)

@@ -50,6 +50,7 @@ PLAN = """
     handler
     server
     unixserver
+    polling
     pool
     pooling
     router

@@ -18,7 +18,7 @@ from .pings import Pings, PingWaiter
 from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import AppEvent, Closed, Pong
 from .protocol.extensions import Codec
-from .pump import NEVER, NOW
+from .pump import NEVER
 from .settings import Settings
 from .transport import Transport
 
@@ -188,13 +188,26 @@ class AttendedChannel(Channel):
 
     def attend(self) -> bool:
         """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
-        self._attend()
+        self._read_now()
         return self.is_ready()
 
     def is_ready(self) -> bool:
         """Return whether there is input that polling the descriptor does not show."""
-        return bool(self._inbox) or self._eof or self._over or self._transport.pending()
+        unparsed = self._unparsed and not (self._pumping or self._input_over)
+        return bool(self._inbox) or unparsed or self._eof or self._over or self._transport.pending()
 
-    def drain(self) -> bool:
-        """Read, without waiting, what comes after the conversation; return whether the peer's stream has ended."""
-        return self._pump_until(lambda: self._eof or self._over, NOW)
+    def is_ended(self) -> bool:
+        """Return whether nothing is left but to take note of the end."""
+        return self._input_over and not self._inbox
+
+    def drain(self, forget: bool = False) -> bool:
+        """Read, without waiting, what comes at the end; return whether the peer's stream has ended.
+
+        With ``forget``, events that nobody has taken are dropped.
+        """
+        if forget:
+            with self._lock:
+                self._inbox.clear()
+                self._inbox_size = 0
+        self._read_now()
+        return self._eof or self._over

@@ -86,6 +86,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     websocket: WebSocketConnection
 
     _upgraded = False
+    _hooks_over = False  # a hook has failed: the others are not called any more
     _ending: Exception | None = None  # how the connection told us of its end
 
     # The handshake
@@ -212,12 +213,15 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
 
     def serve_ready(self) -> bool:
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
-        self._guard(self._handle_ready)
         websocket = self.websocket
-        if websocket.state is State.OPEN or not websocket.drain():
+        if not self._hooks_over:
+            self._guard(self._handle_ready)
+        if websocket.state is State.OPEN or not websocket.drain(forget=self._hooks_over):
             return True
-        websocket.close(timeout=0)
-        self._say_goodbye()
+        try:
+            websocket.close(timeout=0)
+        finally:
+            self._say_goodbye()
         return False
 
     def serve_apart(self) -> None:
@@ -237,16 +241,22 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
             self._handle_event(event)
 
     def _guard(self, step: Callable[[], None]) -> None:
-        """Call code of the application; its failure closes the connection."""
+        """Call code of the application; its failure closes the connection, and no hook but on_close is called then."""
         try:
             step()
         except Exception as error:
             if not self._is_end(error):
+                self._fail(CloseCode.INTERNAL_ERROR)
                 self._report()
-                self.websocket.start_close(CloseCode.INTERNAL_ERROR)
+        except BaseException:  # SystemExit and its like end what a thread of its own would have served
+            self._fail(CloseCode.GOING_AWAY)
 
-    def _has_input(self) -> bool:
-        return not self._upgraded and super()._has_input()
+    def _fail(self, code: CloseCode) -> None:
+        self._hooks_over = True
+        self.websocket.start_close(code)
+
+    def _take_unread(self) -> bytes:
+        return b"" if self._upgraded else super()._take_unread()
 
     # The steps of the handshake
 
@@ -296,7 +306,6 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
         self.log_request(HTTPStatus.SWITCHING_PROTOCOLS)
         self._link.limit = Pace(self.timeout)
         self.wfile.write(serialize_head("HTTP/1.1 101 Switching Protocols", agreement.fields))
-        self._reader.stop()
         own_loop = self._overrides("handle_websocket")
         self.websocket = WebSocketConnection(
             self._take_socket(),
@@ -306,11 +315,13 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
             response=_response_head(agreement.fields),
             subprotocol=agreement.subprotocol,
             codecs=agreement.codecs,
-            received=self.rfile.read(),
+            received=self._take_unread(),
             hooks=frozenset() if own_loop else frozenset(filter(self._has_hook, ("ping", "pong"))),
             fragments=not own_loop and self._overrides("on_fragment"),
         )
         self._upgraded = True
+        if self._accepted.parking is not None:
+            self.websocket.park(self._accepted.parking.announce)  # before anybody else sees it, and may cut it
         self._accepted.upgrade(self.websocket)
         self.rfile = AfterUpgrade("rfile", "recv()")  # type: ignore[assignment]
         self.wfile = AfterUpgrade("wfile", "send(message)")  # type: ignore[assignment]

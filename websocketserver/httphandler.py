@@ -65,6 +65,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._failed = False  # the TLS handshake: there is nobody to talk to
         self._linger = False  # there may be unread input at the end
         self._requests = 0
+        self._resumed = False  # a further request is here, a pool has waited for it
         self.connection = self.request
         self._link = Link(self.request, self._handshake_deadline())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
@@ -74,9 +75,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self._owned = self.connection = self._link.sock = self._accepted.tls
         elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
-        self._reader = SocketReader(self._link, self._accepted.received)
-        size = self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE
-        self.rfile = self._buffered = io.BufferedReader(self._reader, size)
+        self._open_rfile(self._accepted.received)
         self.wfile = SocketWriter(self._link)
 
     def handle(self) -> None:
@@ -174,12 +173,17 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def _await_request(self) -> bool:
         """Wait for the first byte of the next request; False if none comes."""
+        if self._resumed:
+            self._resumed = False
+            return True
         self._accepted.await_request()
         if self._requests == 0:
             return True  # the deadline of the head counts from accept
+        if self._park():
+            return False
         self._link.limit = Deadline(self.timeout)
         try:
-            if not self._buffered.peek(1):
+            if not self.rfile.peek(1):  # type: ignore[attr-defined]
                 return False
         except TimeoutError:  # kept alive for long enough
             return False
@@ -297,22 +301,32 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def resume(self, received: bytes) -> None:
         """For a pool: serve the request that these bytes begin with."""
-        self._reader.push(received)
+        self._open_rfile(received)
+        self._link.limit = self._handshake_deadline()
+        self._resumed = True
         self.handle()
 
     def _park(self) -> bool:
         """Leave the waiting for input to a pool, if there is one; ``finish`` is then called by the pool, at the end."""
-        if self._accepted.park is None or self._has_input():
+        parking = self._accepted.parking
+        if parking is None:
             return False
-        self._accepted.await_request()
         self.finish = _nothing  # type: ignore[method-assign]
-        self._accepted.park(self)
+        parking.park(self, self._take_unread())
         return True
 
-    def _has_input(self) -> bool:
-        return self._reader.tell() > self._buffered.tell()
+    def _take_unread(self) -> bytes:
+        """Return what has been read from the socket and not been used; ``rfile`` has ended then."""
+        self._reader.stop()
+        unread = self.rfile.read()
+        self.rfile = io.BytesIO()  # the other has a large buffer
+        return unread
 
     # The socket
+
+    def _open_rfile(self, received: bytes) -> None:
+        self._reader = SocketReader(self._link, received)
+        self.rfile = io.BufferedReader(self._reader, self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE)
 
     def _handshake_deadline(self) -> Deadline:
         if self.handshake_timeout is None:

@@ -12,33 +12,36 @@ the poll set (it is "away"), and its own thread puts it back.
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import select
-import selectors
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from typing import Any
 
 from .accepting import Waker
 from .deadline import Deadline
+from .polling import Agenda, make_poller
 
 __all__ = ["Pool", "Tenant"]
 
 TICK = 0.005  # seconds that serving one tenant may take before the lead passes
 QUIET_TICKS = 40  # ticks without anybody being served after which the monitor goes to sleep
 
+logger = logging.getLogger("websocketserver")
+
 
 class Tenant(ABC):
     """Something with a descriptor that is to be served when that is readable, or when it is announced.
 
-    ``away`` and ``gone`` are the pool's. A tenant calls ``Pool.forget`` before its descriptor is closed.
+    ``away``, ``gone`` and ``appointment`` are the pool's. A tenant calls ``Pool.forget`` before its
+    descriptor is closed.
     """
 
     away = False
     gone = False
-    expires: float | None = None  # when to be served at the latest (time.monotonic); set before Pool.add or Pool.expect
+    appointment: list[Any] | None = None
+    expires: float | None = None  # when to be served at the latest (time.monotonic); Pool.expect looks at it
 
     @abstractmethod
     def fileno(self) -> int:
@@ -66,16 +69,15 @@ class Tenant(ABC):
 
 
 class _Worker:
-    """A thread of the pool. The pool's lock guards ``passed`` and ``away``; the rest is the thread's own."""
+    """A thread of the pool. The pool's lock guards ``tenant`` once it is set, and ``passed``."""
 
-    __slots__ = ("away", "lead", "passed", "tenant", "thread", "turns")
+    __slots__ = ("lead", "passed", "tenant", "thread", "turns")
 
     def __init__(self) -> None:
         self.lead = threading.Semaphore(0)  # released to make it the leader
-        self.tenant: Tenant | None = None  # whom it serves as the leader
-        self.turns = 0  # how many it has served
-        self.passed = False  # it has lost the lead, and is still serving
-        self.away: Tenant | None = None  # whom it has to put back into the poll set
+        self.tenant: Tenant | None = None  # whom it serves
+        self.turns = 0  # how many it has served as the leader
+        self.passed = False  # it has lost the lead while serving, and its tenant is away
         self.thread: threading.Thread | None = None
 
 
@@ -84,77 +86,92 @@ class Pool:
 
     def __init__(self, max_workers: int) -> None:
         self._max_workers = max_workers
-        self._poller = _EpollPoller() if hasattr(select, "epoll") else _SelectorPoller()
         self._waker = Waker()
+        self._poller = make_poller(self._waker.wake)
         self._poller.add(self._waker.fileno())
         self._announced: deque[Tenant] = deque()
-        self._ready: deque[Tenant] = deque()  # the leader's, and its successor's
+        self._ready: deque[Tenant] = deque()  # the leader's
         self._watching = threading.Event()  # the monitor is awake
-        self._stopping = threading.Event()
+        self._over = threading.Event()  # all threads are to end
         self._lock = threading.RLock()  # guards all that follows; never held while polling or serving
+        self._stopping = False
         self._tenants: dict[int, Tenant] = {}
         self._waiting: deque[Tenant] = deque()  # ready, and away until a thread is free
-        self._deadlines: list[tuple[float, int, Tenant]] = []
-        self._order = itertools.count()
+        self._agenda = Agenda()
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
-        self._busy = 0  # threads that serve without having the lead
-        self._extra = 0  # threads beyond the pool's that serve what is urgent
+        self._busy = 0  # workers that serve without having the lead
+        self._extras: set[threading.Thread] = set()  # beyond the workers, for what is urgent
         self._leader: _Worker | None = None
         self._monitor = threading.Thread(target=self._watch, name="websocketserver-monitor", daemon=True)
 
     def start(self) -> None:
-        """Start polling; raises RuntimeError where no thread is to be had."""
-        self._monitor.start()
+        """Start polling; raises RuntimeError or MemoryError where no thread is to be had."""
         with self._lock:
             self._leader = self._free_worker_locked()
-            if self._leader is None:
-                raise RuntimeError("can't start new thread")
+        if self._leader is None:
+            self._close()
+            raise RuntimeError("can't start new thread")
+        try:
+            self._monitor.start()
+        except (RuntimeError, MemoryError):
+            self.stop(Deadline(0))
+            raise
+        finally:
             self._leader.lead.release()
 
     def stop(self, deadline: Deadline) -> None:
-        """End the threads, and wait for them; one that is serving ends when it is done."""
-        self._stopping.set()
-        self._watching.set()
-        self._waker.wake()
+        """End the threads when the last tenant is gone, and wait for that."""
         with self._lock:
+            self._stopping = True
             threads = [worker.thread for worker in self._workers if worker.thread is not None]
-            for worker in self._workers:
-                worker.lead.release()
-        for thread in [*threads, self._monitor]:
+            threads += [*self._extras, self._monitor]
+        self._waker.wake()
+        for thread in threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(deadline.left())
-        if not any(thread.is_alive() for thread in threads):
-            self._poller.close()
-            self._waker.close()
+
+    def is_stopping(self) -> bool:
+        """Return whether ``stop`` was called."""
+        return self._stopping
 
     def add(self, tenant: Tenant) -> None:
-        """Poll for a tenant from now on, and serve it at ``expires`` at the latest."""
+        """Poll for a tenant from now on, and serve it at ``expires`` at the latest.
+
+        Raises OSError where the system takes no more, and RuntimeError where the pool has ended.
+        """
+        fileno = tenant.fileno()
         with self._lock:
-            self._tenants[tenant.fileno()] = tenant
+            if self._over.is_set():
+                raise RuntimeError("the pool has ended")
+            self._tenants[fileno] = tenant
+            try:
+                self._poller.add(fileno)
+            except OSError:
+                del self._tenants[fileno]
+                raise
             tenant.set_polled(True)
-            self._poller.add(tenant.fileno())
-        self.expect(tenant)
+            self._expect_locked(tenant)
 
     def expect(self, tenant: Tenant) -> None:
-        """Serve a tenant at its ``expires`` at the latest."""
-        at = tenant.expires  # which may change at any moment: another thread may be serving it already
-        if at is None:
-            return
+        """Serve a tenant at its ``expires`` at the latest; None: wait for the descriptor alone."""
         with self._lock:
-            heapq.heappush(self._deadlines, (at, next(self._order), tenant))
-            first = self._deadlines[0][2] is tenant
-        if first:  # the leader may be polling for longer
-            self._waker.wake()
+            self._expect_locked(tenant)
 
     def forget(self, tenant: Tenant) -> None:
         """Poll for a tenant no more."""
+        fileno = tenant.fileno()
         with self._lock:
-            if not tenant.gone:
-                tenant.gone = True
-                self._tenants.pop(tenant.fileno(), None)
+            tenant.gone = True
+            tenant.expires = None
+            self._expect_locked(tenant)
+            if self._tenants.get(fileno) is tenant:  # or the number is another's by now
+                del self._tenants[fileno]
                 if not tenant.away:
-                    self._poller.remove(tenant.fileno())
+                    self._poller.remove(fileno)
+            last = self._stopping and not self._tenants
+        if last:
+            self._waker.wake()
 
     def announce(self, tenant: Tenant) -> None:
         """There is something to serve that polling does not show."""
@@ -164,72 +181,92 @@ class Pool:
     # The leader
 
     def _work(self, worker: _Worker) -> None:
-        """What each thread runs."""
-        while True:
+        """What each worker runs."""
+        while not self._over.is_set():
             worker.lead.acquire()
-            while self._leader is worker and not self._stopping.is_set():
-                if not self._ready:
-                    self._poll()
-                elif self._busy >= self._max_workers:
-                    self._attend(self._ready.popleft())
-                else:
-                    self._serve_as_leader(worker, self._ready.popleft())
-            self._come_back(worker)
-            if self._stopping.is_set():
-                return
+            while self._leader is worker and not self._over.is_set():
+                try:
+                    self._lead(worker)
+                except Exception:  # a tenant's, and the others need the thread
+                    logger.exception("a tenant of the pool failed")
+            if worker.passed:
+                self._come_back(worker)
+        with self._lock:
+            self._workers.remove(worker)
+            last = not self._workers
+        if last:
+            self._close()
 
-    def _serve_as_leader(self, worker: _Worker, tenant: Tenant) -> None:
+    def _lead(self, worker: _Worker) -> None:
+        """As the leader, take one step."""
+        if not self._ready:
+            self._poll()
+            if self._stopping:
+                self._end_if_empty()
+            return
+        tenant = self._ready.popleft()
         if tenant.away or tenant.gone:
             return
-        if not self._watching.is_set():
-            self._watching.set()
+        if self._busy >= self._max_workers:
+            self._attend(tenant)
+        else:
+            self._serve_as_leader(worker, tenant)
+
+    def _serve_as_leader(self, worker: _Worker, tenant: Tenant) -> None:
         worker.turns += 1
-        worker.tenant = tenant  # first this, then the look at the lead: the monitor does it the other way round
-        if self._leader is not worker:
-            self._ready.appendleft(tenant)
-            return
-        tenant.serve()
-        worker.tenant = None
-        if not (tenant.gone or tenant.away) and tenant.is_ready():
-            self._ready.append(tenant)
+        worker.tenant = tenant
+        if not self._watching.is_set():  # looked at behind the tenant: the monitor does it the other way round
+            self._watching.set()
+        self._serve(tenant)
+        with self._lock:
+            if worker.passed:
+                return
+            worker.tenant = None
+        if not tenant.gone and self._is_ready(tenant):
+            self._announced.append(tenant)  # behind all others, and behind a look at the descriptors
+
+    def _serve(self, tenant: Tenant) -> None:
+        try:
+            tenant.serve()
+        except BaseException:  # whatever it was, the thread has others to serve
+            logger.exception("serving a tenant of the pool failed")
+
+    def _is_ready(self, tenant: Tenant) -> bool:
+        try:
+            return tenant.is_ready()
+        except Exception:
+            logger.exception("asking a tenant of the pool failed")
+            return False
 
     def _attend(self, tenant: Tenant) -> None:
         """All other threads are serving: let a tenant wait for one, if it has to."""
-        if tenant.away or tenant.gone or not tenant.attend() or tenant.gone:
+        if not tenant.attend() or tenant.gone:
             return
         with self._lock:
+            if self._busy < self._max_workers:  # no longer
+                self._announced.append(tenant)
+                return
             self._take_away_locked(tenant)
             if not (tenant.is_urgent() and self._start_extra_locked(tenant)):
                 self._waiting.append(tenant)
-            idle = self._busy < self._max_workers
-        if idle:  # a thread has become free meanwhile, and has seen nobody waiting
-            self._serve_waiting()
 
     def _start_extra_locked(self, tenant: Tenant) -> bool:
-        """Serve an urgent tenant in a thread beyond the pool's; False if there are enough of those."""
-        if self._extra >= self._max_workers:
+        """Serve an urgent tenant in a thread beyond the workers; False if there are enough of those."""
+        if len(self._extras) >= self._max_workers:
             return False
+        thread = threading.Thread(target=self._serve_extra, args=(tenant,), name="websocketserver-extra", daemon=True)
         try:
-            threading.Thread(target=self._serve_extra, args=(tenant,), daemon=True).start()
+            thread.start()
         except (RuntimeError, MemoryError):
             return False
-        self._extra += 1
+        self._extras.add(thread)
         return True
 
     def _serve_extra(self, tenant: Tenant) -> None:
-        tenant.serve()
+        self._serve(tenant)
         self._put_back(tenant)
         with self._lock:
-            self._extra -= 1
-
-    def _serve_waiting(self) -> None:
-        """Put back who waits: polling, or the announcement, brings them to the front again."""
-        while True:
-            with self._lock:
-                tenant = self._waiting.popleft() if self._waiting else None
-            if tenant is None:
-                return
-            self._put_back(tenant)
+            self._extras.discard(threading.current_thread())
 
     def _poll(self) -> None:
         """As the leader, wait for something to serve."""
@@ -241,20 +278,51 @@ class Pool:
                 self._waker.drain()
         while self._announced:
             self._ready.append(self._announced.popleft())
-        if self._deadlines:
+        if len(self._agenda):
             self._take_expired()
 
     def _seconds(self) -> float | None:
+        if self._announced:
+            return 0.0
         with self._lock:
-            return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+            first = self._agenda.first()
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def _end_if_empty(self) -> None:
+        with self._lock:
+            if self._tenants:
+                return
+            self._over.set()
+            self._watching.set()
+            for worker in self._workers:
+                worker.lead.release()
+
+    # Moments
+
+    def _expect_locked(self, tenant: Tenant) -> None:
+        """See to it that there is an appointment at ``expires`` or before: then it will be looked at again."""
+        at, appointment = tenant.expires, tenant.appointment
+        if appointment is not None:
+            if at is not None and appointment[0] <= at:
+                return
+            self._agenda.strike(appointment)
+            tenant.appointment = None
+        if at is not None:
+            tenant.appointment = self._agenda.add(at, tenant)
+            if self._agenda.first() == at:  # the leader may be polling for longer
+                self._waker.wake()
 
     def _take_expired(self) -> None:
         now = time.monotonic()
         with self._lock:
-            while self._deadlines and self._deadlines[0][0] <= now:
-                at, _, tenant = heapq.heappop(self._deadlines)
-                if tenant.expires == at:
+            while (tenant := self._agenda.take(now)) is not None:
+                tenant.appointment = None
+                if tenant.away:  # looked at when it comes back
+                    continue
+                if tenant.expires is not None and tenant.expires <= now:
                     self._ready.append(tenant)
+                else:
+                    self._expect_locked(tenant)
 
     # Passing the lead
 
@@ -262,41 +330,43 @@ class Pool:
         """What the monitor runs."""
         last: tuple[_Worker, int] | None = None
         quiet = 0
-        while not self._stopping.wait(TICK):
-            worker = self._leader
-            now = None if worker is None or worker.tenant is None else (worker, worker.turns)
+        while not self._over.wait(TICK):
+            now = self._turn()
             if now is not None and now == last:
                 self._pass_lead(*now)
             last = now
             quiet = 0 if now is not None else quiet + 1
             if quiet > QUIET_TICKS:
                 self._watching.clear()
-                self._watching.wait()
+                if self._turn() is None and not self._over.is_set():
+                    self._watching.wait()
                 quiet = 0
+
+    def _turn(self) -> tuple[_Worker, int] | None:
+        """Return the leader and which turn it is serving in, None if it is not."""
+        worker = self._leader
+        return None if worker is None or worker.tenant is None else (worker, worker.turns)
 
     def _pass_lead(self, worker: _Worker, turn: int) -> None:
         """Give the lead to another thread, if the leader is still in the same turn."""
         with self._lock:
-            if self._leader is not worker or worker.tenant is None or worker.turns != turn:
+            tenant = worker.tenant
+            if self._leader is not worker or tenant is None or worker.turns != turn:
                 return
             successor = self._free_worker_locked()
             if successor is None:
                 return  # no thread to be had: try again at the next tick
             self._leader = successor
-            worker.passed = True
             self._busy += 1
-            tenant = worker.tenant  # maybe another by now, if it was quick: but its last as the leader
-            if tenant is not None and not tenant.gone:
-                worker.away = tenant
+            worker.passed = True
+            if not tenant.gone:
                 self._take_away_locked(tenant)
             successor.lead.release()
 
     def _free_worker_locked(self) -> _Worker | None:
-        """Return a thread that has nothing to do, a new one if need be; None if there is none."""
+        """Return a thread that has nothing to do, if need be a new one; None if there is none to be had."""
         if self._idle:
             return self._idle.pop()
-        if len(self._workers) > self._max_workers:
-            return None
         worker = _Worker()
         name = f"websocketserver-worker-{len(self._workers)}"
         worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
@@ -313,73 +383,33 @@ class Pool:
         self._poller.remove(tenant.fileno())
 
     def _put_back(self, tenant: Tenant) -> None:
+        """Poll for a tenant again that was away."""
         with self._lock:
             tenant.away = False
             if tenant.gone:
                 return
             tenant.set_polled(True)
-            self._poller.add(tenant.fileno())
-        if tenant.is_ready():
+            try:
+                self._poller.add(tenant.fileno())
+            except OSError:  # the application has closed it: the tenant finds out when it is served
+                self.announce(tenant)
+            self._expect_locked(tenant)
+        if self._is_ready(tenant):
             self.announce(tenant)
 
     def _come_back(self, worker: _Worker) -> None:
         """As a thread that has lost the lead: put the tenant back, serve those that wait, then have nothing to do."""
-        worker.tenant = None
-        tenant = worker.away
-        while tenant is not None:
+        while (tenant := worker.tenant) is not None:
             self._put_back(tenant)
             with self._lock:
-                tenant = worker.away = self._waiting.popleft() if self._waiting else None
-            if tenant is not None and not tenant.gone:
-                tenant.serve()
-        with self._lock:
-            if worker.passed:
-                worker.passed = False
-                self._busy -= 1
-                self._idle.append(worker)
+                worker.tenant = self._waiting.popleft() if self._waiting else None
+                if worker.tenant is None:
+                    worker.passed = False
+                    self._busy -= 1
+                    self._idle.append(worker)
+                    return
+            self._serve(worker.tenant)
 
-
-class _EpollPoller:
-    """Linux's: a descriptor may be added and removed while another thread polls."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-
-    def add(self, fileno: int) -> None:
-        self._epoll.register(fileno, select.EPOLLIN)
-
-    def remove(self, fileno: int) -> None:
-        try:
-            self._epoll.unregister(fileno)
-        except (OSError, ValueError):  # not there
-            pass
-
-    def poll(self, seconds: float | None) -> list[int]:
-        """Return the descriptors that can be read, or have failed."""
-        return [fileno for fileno, _ in self._epoll.poll(-1 if seconds is None else seconds)]
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
-class _SelectorPoller:
-    """The standard library's best elsewhere."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-
-    def add(self, fileno: int) -> None:
-        self._selector.register(fileno, selectors.EVENT_READ)
-
-    def remove(self, fileno: int) -> None:
-        try:
-            self._selector.unregister(fileno)
-        except KeyError:  # not there
-            pass
-
-    def poll(self, seconds: float | None) -> list[int]:
-        """Return the descriptors that can be read, or have failed."""
-        return [key.fd for key, _ in self._selector.select(seconds)]
-
-    def close(self) -> None:
-        self._selector.close()
+    def _close(self) -> None:
+        self._poller.close()
+        self._waker.close()

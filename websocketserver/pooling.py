@@ -12,9 +12,11 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .accepting import Threads
+from .connection import State, WebSocketConnection
+from .deadline import Deadline
 from .handler import WebSocketRequestHandler
 from .httphandler import StrictHTTPRequestHandler
 from .pool import Pool, Tenant
@@ -22,9 +24,6 @@ from .protocol.closecodes import CloseCode
 from .protocol.headers import MAX_HEAD, MAX_LINE
 from .registry import Accepted
 from .server import WebSocketServer
-
-if TYPE_CHECKING:
-    from .connection import WebSocketConnection
 
 __all__ = ["PoolingWebSocketServer"]
 
@@ -40,53 +39,64 @@ class PoolingWebSocketServer(WebSocketServer):
     """
 
     max_connections = 10_000
-    #: How many hooks and HTTP requests may be under way at once; the others wait for their turn.
+    #: How many hooks may be under way at once; messages of other connections wait for their turn. Up to as many
+    #: threads more answer HTTP requests and see connections to their end meanwhile.
     max_workers: int = min(32, (os.cpu_count() or 1) + 4)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(self.max_workers, int) or self.max_workers < 1:
+            raise ValueError(f"max_workers must be an int of at least 1, not {self.max_workers!r}")
         self._pool: Pool | None = None
-        self._pool_lock = threading.Lock()  # guards _pool
+        self._pool_lock = threading.RLock()  # guards _pool; a signal handler may come back to it
         self._apart = Threads()  # of handlers with a loop of their own
         super().__init__(*args, **kwargs)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Leave the connection to the pool; refuse it where there is none to be had."""
+        """Leave the connection to the pool; refuse it where the system gives no pool, or no room in it."""
         try:
             pool = self._running_pool()
-        except (RuntimeError, MemoryError) as error:
+            pool.add(_Client(self, pool, request, client_address))
+        except (RuntimeError, MemoryError, OSError) as error:
             self.registry.remove(request)
             self._refuse(request, f"no thread to be had ({error})")
-            return
-        pool.add(_Client(self, pool, request, client_address))
+
+    def serve_apart(self, client: _Client) -> None:
+        """Serve a connection in a thread of its own; where there is none to be had, close it."""
+        thread = threading.Thread(target=self._run_apart, args=(client,), daemon=True)
+        try:
+            self._apart.start(thread)
+        except (RuntimeError, MemoryError) as error:
+            self._log_seldom("apart", "connections are closed: no thread to be had (%s)", error)
+            client.serve_apart(CloseCode.TRY_AGAIN_LATER)
+
+    def _run_apart(self, client: _Client) -> None:
+        try:
+            client.serve_apart()
+        finally:
+            self._apart.ending()
 
     def _running_pool(self) -> Pool:
         with self._pool_lock:
-            if self._pool is None:
+            pool = self._pool
+            if pool is None or pool.is_stopping():
                 pool = Pool(self.max_workers)
                 pool.start()
                 self._pool = pool
-            return self._pool
-
-    def start_apart(self, thread: threading.Thread, handler: WebSocketRequestHandler) -> None:
-        """Start a thread that serves one connection; close the connection where there is none to be had."""
-        try:
-            self._apart.start(thread)
-        except (RuntimeError, MemoryError):
-            handler.websocket.start_close(CloseCode.TRY_AGAIN_LATER)
-            raise
+            return pool
 
     def _end_connections(self, stop: Any, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)
-        if leaving and stop.wait and not len(self.registry):
-            with self._pool_lock:
-                pool, self._pool = self._pool, None
-            if pool is not None:
-                pool.stop(stop.deadline)
-            self._apart.join(stop.deadline, set())
+        deadline = stop.deadline if leaving and stop.wait else Deadline(0)
+        if (pool := self._pool) is not None:
+            pool.stop(deadline)
+        self._apart.join(deadline, set())
 
 
 class _Client(Tenant):
-    """One accepted socket from accept to its end: TLS handshake, request heads, WebSocket."""
+    """One accepted socket from accept to its end: TLS handshake, request heads, WebSocket.
+
+    It is the parking of its handler (registry.Parking).
+    """
 
     def __init__(self, server: PoolingWebSocketServer, pool: Pool, request: Any, client_address: Any) -> None:
         self._server = server
@@ -95,19 +105,16 @@ class _Client(Tenant):
         self._address = client_address
         self._fileno: int = request.fileno()
         self._accepted: Accepted = server.registry.get(request) or Accepted(request)
-        self._accepted.park = self._park
+        self._accepted.parking = self
         self._sock: socket.socket = request  # what is read: under TLS, the wrapped one
         self._secure = server.ssl_context is None  # no TLS handshake is to be done, or it is done
         self._received = b""  # of the next request head
+        self._idle = False  # it is kept alive, and nothing of the next head has come
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
         self._connection: WebSocketConnection | None = None
         timeout = getattr(server.RequestHandlerClass, "handshake_timeout", StrictHTTPRequestHandler.handshake_timeout)
         self.expires = None if timeout is None else self._accepted.since + timeout
         request.setblocking(False)
-        if server.ssl_context is not None:
-            self._sock = tls = server.ssl_context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-            self._accepted.tls = tls
-            self._accepted.adopt(tls)
 
     # For the pool
 
@@ -119,10 +126,13 @@ class _Client(Tenant):
             self._connection.set_polled(polled)
 
     def is_ready(self) -> bool:
-        return self._connection is not None and self._connection.is_ready()
+        if self._connection is not None:
+            return self._connection.is_ready()
+        pending = isinstance(self._sock, ssl.SSLSocket) and self._secure and self._sock.pending() > 0
+        return pending or _is_decided(self._received)
 
     def is_urgent(self) -> bool:
-        return self._connection is None
+        return self._connection is None or self._connection.is_ended()
 
     def attend(self) -> bool:
         return self._collect() if self._connection is None else self._connection.attend()
@@ -130,38 +140,70 @@ class _Client(Tenant):
     def serve(self) -> None:
         self._accepted.thread = threading.get_ident()
         try:
-            if self._connection is not None:
-                assert isinstance(self._handler, WebSocketRequestHandler)
-                if not self._handler.serve_ready():
-                    self._end()
-            elif self._collect():
-                self._serve_request()
-        except Exception:  # of the handler's setup or finish: the hooks' are dealt with there
-            self._server.handle_error(self._request, self._address)
-            self._end()
+            if self._connection is None:
+                if self._collect():
+                    self._serve_request()
+            elif not _upgraded(self._handler).serve_ready():
+                self._end()
+        except BaseException as error:  # what hooks raise has been dealt with
+            self._fail(error)
+        finally:
+            if not self.gone:
+                self._accepted.thread = None
+
+    def _fail(self, error: BaseException) -> None:
+        """Report an error, and see to it that this comes to an end."""
+        try:
+            if isinstance(error, Exception):
+                self._server.handle_error(self._request, self._address)
+        finally:
+            if self._connection is None or self._connection.state is State.CLOSED:
+                self._end()
+            else:
+                self._connection.start_close(CloseCode.INTERNAL_ERROR)
 
     # Until the upgrade
 
     def _collect(self) -> bool:
         """Read what is there; return whether the handler is to see it: a whole head, or what will never be one."""
-        late = self.expires is not None and time.monotonic() >= self.expires
         try:
             if not self._secure:
-                assert isinstance(self._sock, ssl.SSLSocket)
-                self._sock.do_handshake()
-                self._secure = True
-            while True:
+                self._step_handshake()
+            while not _is_decided(self._received):
                 data = self._sock.recv(READ_SIZE)
                 self._received += data
-                if not data or _is_decided(self._received):
-                    return True
+                if not data:
+                    break
+            return True
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            if late and not self._secure:
-                self._give_up("timed out")
-            return late and self._secure
+            return self._is_late()
         except OSError as error:
             self._give_up(getattr(error, "reason", None) or error.strerror or str(error))
             return False
+
+    def _step_handshake(self) -> None:
+        if self._accepted.tls is None:
+            self._request.getpeername()  # wrap_socket would lose the descriptor of a socket that was reset
+            assert self._server.ssl_context is not None
+            tls = self._server.ssl_context.wrap_socket(self._request, server_side=True, do_handshake_on_connect=False)
+            self._sock = self._accepted.tls = tls
+            self._accepted.adopt(tls)
+        assert isinstance(self._sock, ssl.SSLSocket)
+        self._sock.do_handshake()
+        self._secure = True
+
+    def _is_late(self) -> bool:
+        """There is no whole head yet: return whether the handler is to see that, because time is up."""
+        now = time.monotonic()
+        if self._idle and self._received and self._handler is not None:  # the first bytes of a further head
+            self._idle = False
+            self._accepted.since = now
+            self._expect(self._handler.handshake_timeout)
+        if self.expires is None or now < self.expires:
+            return False
+        if not self._secure:
+            self._give_up("timed out")
+        return self._secure
 
     def _give_up(self, reason: str) -> None:
         if not self._secure:
@@ -172,76 +214,103 @@ class _Client(Tenant):
     def _serve_request(self) -> None:
         """Let a handler, new or kept alive, serve the request; then see whether it has parked."""
         received, self._received = self._received, b""
-        handler, self._handler = self._handler, None
-        self.expires = None
+        self._expect(None)
+        handler = self._handler
         if handler is None:
             self._accepted.received = received
             self._server.finish_request(self._request, self._address)
             self._accepted.received = b""
-        else:
-            handler.resume(received)
-        parked = self._parked()
-        if parked is None:
-            if handler is not None:
-                type(handler).finish(handler)
+        elif received:
+            self._resume(handler, received)
+        else:  # idle for long enough, or the peer has left
+            self._handler = None
+            type(handler).finish(handler)
+        if self._handler is None:
             self._end()
-        elif isinstance(parked, WebSocketRequestHandler) and parked.is_upgraded():
-            self._begin_websocket(parked)
+        elif isinstance(self._handler, WebSocketRequestHandler) and self._handler.is_upgraded():
+            self._begin_websocket(self._handler)
         else:
-            self._await_request(parked)
+            self._sock.setblocking(False)
 
-    def _parked(self) -> StrictHTTPRequestHandler | None:
-        return self._handler
+    def _resume(self, handler: StrictHTTPRequestHandler, received: bytes) -> None:
+        """Let a handler that was kept alive serve a request; finish it unless it has parked again."""
+        if self._idle:  # the head has come as one piece
+            self._accepted.since = time.monotonic()
+        self._handler = None
+        try:
+            handler.resume(received)
+        finally:
+            if self._handler is None:
+                type(handler).finish(handler)
 
-    def _park(self, handler: StrictHTTPRequestHandler) -> None:
+    def _expect(self, seconds: float | None) -> None:
+        self.expires = None if seconds is None else time.monotonic() + seconds
+        self._pool.expect(self)
+
+    # For the handler
+
+    def park(self, handler: StrictHTTPRequestHandler, unread: bytes) -> None:
         self._handler = handler
+        self._received = unread
+        self._idle = not unread
+        if isinstance(handler, WebSocketRequestHandler) and handler.is_upgraded():
+            return
+        self._accepted.since = time.monotonic()
+        self._expect(handler.timeout if self._idle else handler.handshake_timeout)
 
-    def _await_request(self, handler: StrictHTTPRequestHandler) -> None:
-        self._sock.setblocking(False)
-        if handler.timeout is not None:
-            self.expires = time.monotonic() + handler.timeout
-            self._pool.expect(self)
+    def announce(self) -> None:
+        self._pool.announce(self)
 
     # From the upgrade on
 
     def _begin_websocket(self, handler: WebSocketRequestHandler) -> None:
-        self._accepted.park = None
+        self._accepted.parking = None
         self._accepted.tls = None
         if handler.has_own_loop():
             self._pool.forget(self)
-            thread = threading.Thread(target=self._serve_apart, args=(handler,), daemon=True)
-            self._server.start_apart(thread, handler)
+            handler.websocket.unpark()
+            self._server.serve_apart(self)
             return
         self._connection = handler.websocket
-        self._connection.park(self._announce)
+        if self.away:  # and whoever has taken it away may not have seen the connection
+            self._connection.set_polled(False)
         handler.serve_open()
         if not handler.serve_ready():
             self._end()
 
-    def _announce(self) -> None:
-        self._pool.announce(self)
-
-    def _serve_apart(self, handler: WebSocketRequestHandler) -> None:
-        """What a thread of its own runs."""
+    def serve_apart(self, code: CloseCode | None = None) -> None:
+        """Serve the connection to its end, in a thread of its own; with a code, only see it closed."""
         self._accepted.thread = threading.get_ident()
+        handler = _upgraded(self._handler)
+        if code is not None:
+            handler.websocket.start_close(code)
         try:
             handler.serve_apart()
+        except Exception:
+            self._server.handle_error(self._request, self._address)
         finally:
             self._end()
 
     def _end(self) -> None:
         """Forget the descriptor, then close it."""
         self._pool.forget(self)
+        self._accepted.parking = None
         handler, self._handler = self._handler, None
+        connection = self._accepted.connection
         try:
-            if self._connection is not None:
-                self._connection.unpark()
+            if connection is not None:
+                connection.unpark()
             if handler is not None:
                 type(handler).finish(handler)
         finally:
             self._server.shutdown_request(self._request)
-            if self._accepted.tls is not None:
+            if connection is None and self._accepted.tls is not None:
                 self._accepted.tls.close()
+
+
+def _upgraded(handler: StrictHTTPRequestHandler | None) -> WebSocketRequestHandler:
+    assert isinstance(handler, WebSocketRequestHandler)
+    return handler
 
 
 def _is_decided(received: bytes) -> bool:

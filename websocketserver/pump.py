@@ -226,6 +226,8 @@ class Pump(ABC):
             raise
         finally:
             self._leave_pump()
+            if self._announce is not None:
+                self._tell_pool()
 
     def _collect(self, deadline: Deadline) -> None:
         """As the pump, take what was read before into the inbox, or else read once, waiting for it."""
@@ -345,15 +347,16 @@ class Pump(ABC):
             return self._drain()
         receiver = self._receiver
         buffer = receiver.get_buffer() if receiver.in_frame else None
-        self._unparsed = True
         if buffer is None:
             data = self._transport.receive(READ_SIZE, block)
             if data:
+                self._unparsed = True
                 receiver.feed(data)
             return None if data is None else len(data)
         with buffer:
             size = self._transport.receive_into(buffer)
             if size:
+                self._unparsed = True
                 try:
                     receiver.buffer_updated(buffer, size)
                 except ProtocolError as error:
@@ -397,6 +400,12 @@ class Pump(ABC):
 
         Answers Pings and fills the inbox up to its bound.
         """
+        reads = self._read_now()
+        self._tell_pool()
+        return reads
+
+    def _read_now(self) -> int:
+        """The same, for the pool that is to be told."""
         with self._lock:
             if self._pumping or self._over or self._eof:
                 return 0
@@ -412,13 +421,12 @@ class Pump(ABC):
             raise
         finally:
             self._leave_pump()
-        self._tell_pool()
         return reads
 
     def _tell_pool(self) -> None:
         """Tell the pool that holds this connection that there is something which its poller cannot see."""
         announce = self._announce
-        if announce is not None and (self._inbox or self._input_over):
+        if announce is not None and (self._inbox or self._unparsed or self._input_over):
             announce()
 
 

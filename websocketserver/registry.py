@@ -13,8 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Deadline
 from .exceptions import Close
@@ -23,16 +22,26 @@ from .transport import shutdown
 if TYPE_CHECKING:
     from .connection import WebSocketConnection
 
-__all__ = ["Accepted", "Registry"]
+__all__ = ["Accepted", "Parking", "Registry"]
+
+
+class Parking(Protocol):
+    """Where a handler is kept that has nothing to do until its socket can be read."""
+
+    def park(self, handler: Any, unread: bytes) -> None:
+        """Keep a handler, with what has been read from the socket already and not been used."""
+
+    def announce(self) -> None:
+        """The handler's connection has something for it that waiting for the socket does not show. Any thread."""
 
 
 class Accepted:
     """One accepted socket, from accept until its handler has ended. Thread-safe.
 
-    ``since`` is when it was accepted (``time.monotonic``), ``thread`` which thread runs its handler,
-    ``leaving`` whether that handler waits in ``shutdown`` itself. For servers that read request heads
-    themselves: ``received`` is what they have read, ``tls`` the socket as they have wrapped it, and ``park`` is
-    called by a handler that has nothing to do until its socket is readable, instead of waiting.
+    ``since`` is when it was accepted, or a further request began (``time.monotonic``), ``thread`` which thread
+    runs its handler, ``leaving`` whether that handler waits in ``shutdown`` itself. For servers that read request
+    heads themselves: ``received`` is what they have read, ``tls`` the socket as they have wrapped it, ``parking``
+    where a handler goes instead of waiting.
     """
 
     def __init__(self, request: Any) -> None:
@@ -41,7 +50,7 @@ class Accepted:
         self.leaving = False
         self.received = b""
         self.tls: ssl.SSLSocket | None = None
-        self.park: Callable[[Any], None] | None = None
+        self.parking: Parking | None = None
         self._lock = threading.RLock()  # guards all below; held across shutdown(2), which does not block
         self._sock: socket.socket | None = request if isinstance(request, socket.socket) else None
         self._connection: WebSocketConnection | None = None

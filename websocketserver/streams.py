@@ -151,10 +151,6 @@ class SocketReader(io.RawIOBase):
         self._stopped = False
         self._received = received
 
-    def push(self, received: bytes) -> None:
-        """Take in what others have read from the socket."""
-        self._received += received
-
     def stop(self) -> None:
         """Read nothing more from the socket: what is buffered above is the rest."""
         self._stopped = True

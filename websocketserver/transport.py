@@ -197,7 +197,7 @@ class TlsTransport(Transport):
 
     def pending(self) -> bool:
         with self._lock:
-            return self._tls.pending() > 0
+            return not self._discarding and self._tls.pending() > 0
 
     def shutdown_write(self) -> None:
         with self._lock:
