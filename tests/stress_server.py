@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--pool", action="store_true", help="use PoolingWebSocketServer")
     arguments = parser.parse_args()
+    PoolingWebSocketServer.max_workers = 2  # so that all are there soon
     kind = PoolingWebSocketServer if arguments.pool else ThreadingWebSocketServer
     context = certificates().server if arguments.tls else None
     with kind(("localhost", arguments.port), Echo, ssl_context=context) as server:

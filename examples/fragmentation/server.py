@@ -20,7 +20,7 @@ ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 router = Router()
 
 
-@router.route("*", subprotocol="fragmentation-test")
+@router.route("/", subprotocol="fragmentation-test")
 class Fragmentation(WebSocketRequestHandler):
     compression = None  # so that sizes on the wire are those of the messages
     max_message_size = 100
