@@ -41,7 +41,10 @@ class EpollPoller:
         self._epoll = select.epoll()
 
     def add(self, fileno: int) -> None:
-        self._epoll.register(fileno, select.EPOLLIN)
+        try:
+            self._epoll.register(fileno, select.EPOLLIN)
+        except ValueError as error:  # no descriptor any more
+            raise OSError(str(error)) from error
 
     def remove(self, fileno: int) -> None:
         try:
