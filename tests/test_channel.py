@@ -311,6 +311,10 @@ class TestWriters:
 class TestPending:
     """What could not leave at once leaves as soon as there is room, whoever is or is not there."""
 
+    @pytest.fixture(autouse=True)
+    def no_other_visit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
+
     @pytest.fixture(params=["nobody", "a receiver", "a receiver in no hurry"])
     def company(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
