@@ -14,7 +14,7 @@ from enum import Enum
 from ..exceptions import Close, ProtocolError
 from .closecodes import CloseCode, pack_close, parse_close
 from .events import Closed, Event, Fragment, Message, Ping, Pong
-from .extensions import Codec, Decoder
+from .extensions import Codec, Decoder, Encoder
 from .frames import Frame, FrameParser, Opcode, PayloadBuffer, serialize, serialize_header
 from .utf8 import Utf8Validator
 
@@ -63,7 +63,9 @@ class Receiver:
         self._decoders = [codec.decoder for codec in reversed(codecs)]
         self._max_size = max_message_size
         self._max_fragments = max_fragments
-        self._as_fragments = fragments
+        self._always_fragments = fragments
+        self._as_fragments = fragments  # also of the message under way alone: begin_fragments
+        self._fragmented = False  # of that message a Fragment has come
         self.decode_text = True  # whether whole text messages come as str: saves a pass over them
         self.closed = False  # a Close was received: nothing after it counts (5.5.1)
         self.in_frame = False  # the first piece of a frame was seen, its last not yet
@@ -111,6 +113,20 @@ class Receiver:
             if event is not None:
                 return event
         return None
+
+    def begin_fragments(self) -> Fragment | None:
+        """Have the message under way, or else the next, come in Fragments; return what there is of it so far."""
+        self._as_fragments = True
+        return self._fragment(self._payload.take(), False) if len(self._payload) else None
+
+    def end_fragments(self) -> None:
+        """Take ``begin_fragments`` back, unless a Fragment has come of it: then the rest of the message comes so too."""
+        if self._always_fragments or self._fragmented:
+            return
+        self._as_fragments = False
+        if unfinished := self._characters.getstate()[0]:  # the beginning of the text's first character
+            self._payload.append(unfinished)
+            self._characters.reset()
 
     def get_buffer(self) -> memoryview | None:
         """Return where the bytes that follow may be written directly, or None to have them fed.
@@ -210,15 +226,18 @@ class Receiver:
         if self._text:
             self._utf8.feed(data, fin)
         if self._as_fragments:
+            if fin:
+                self._as_fragments = self._always_fragments
             return self._fragment(data, fin)
         self._payload.append(data)
         return Message(self._payload.take(), self._text) if fin else None
 
     def _fragment(self, data: bytes, fin: bool) -> Fragment | None:
-        if not self._text:
-            return Fragment(data, False, fin) if data or fin else None
-        text = self._characters.decode(data, fin)
-        return Fragment(text, True, fin) if text or fin else None
+        piece = self._characters.decode(data, fin) if self._text else data
+        if not (piece or fin):
+            return None
+        self._fragmented = not fin
+        return Fragment(piece, self._text, fin)
 
     def _too_big(self, size: int) -> ProtocolError:
         return ProtocolError(
@@ -247,6 +266,8 @@ class Sender:
         self._fragment_size = fragment_size
         self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
         self.encoded = False  # whether the last message went through an encoder, which has gone on since
+        self._opcode, self._rsv = 0, 0  # of the next frame of a message in pieces
+        self._active: Sequence[Encoder] = ()  # what that message goes through
 
     def message(self, data: Buffer, *, text: bool, compress: bool | None = None) -> list[Buffer]:
         """Return the buffers of one message: one, unless it is large or split into frames."""
@@ -263,7 +284,27 @@ class Sender:
         self.encoded = rsv != 0
         if step is None or len(data) <= step:
             return self._frame(opcode, data, True, rsv)
-        return self._fragments(opcode, memoryview(data), step, rsv)
+        return self._fragments(opcode, memoryview(data), step, rsv, True)
+
+    def begin(self, *, text: bool, compress: bool | None = None) -> None:
+        """Begin a message in pieces: ``piece`` gives its frames, and nothing but control frames may come between."""
+        bits = [encoder.begin(text=text, size=None, compress=compress) for encoder in self._encoders]
+        self._active = [encoder for encoder, rsv in zip(self._encoders, bits) if rsv]
+        self._opcode, self._rsv = TEXT if text else BINARY, sum(bits)  # no two extensions share a bit (9.1)
+        self.encoded = self._rsv != 0
+
+    def piece(self, data: Buffer, fin: bool) -> list[Buffer]:
+        """Return the buffers of the next piece of the message; ``fin`` with the last one. A piece may come to nothing."""
+        for encoder in self._active:
+            data = encoder.encode(data, fin)
+        if not (data or fin):
+            return []
+        opcode, rsv = self._opcode, self._rsv
+        self._opcode, self._rsv = int(Opcode.CONTINUATION), 0
+        step = self._fragment_size
+        if step is None or len(data) <= step:
+            return self._frame(opcode, data, fin, rsv)
+        return self._fragments(opcode, memoryview(data), step, rsv, fin)
 
     def control(self, opcode: int, payload: bytes) -> bytes:
         """Return one Ping, Pong or Close frame; after a Close nothing else may be asked for."""
@@ -277,10 +318,11 @@ class Sender:
         """Return the Close frame that says so."""
         return self.control(CLOSE, pack_close(close.code, close.reason))
 
-    def _fragments(self, opcode: int, data: memoryview, step: int, rsv: int) -> list[Buffer]:
+    def _fragments(self, opcode: int, data: memoryview, step: int, rsv: int, fin: bool) -> list[Buffer]:
         buffers = self._frame(opcode, data[:step], False, rsv)
         for start in range(step, len(data), step):
-            buffers += self._frame(int(Opcode.CONTINUATION), data[start : start + step], start + step >= len(data), 0)
+            last = start + step >= len(data)
+            buffers += self._frame(int(Opcode.CONTINUATION), data[start : start + step], fin and last, 0)
         return buffers
 
     def _frame(self, opcode: int, data: Buffer, fin: bool, rsv: int) -> list[Buffer]:
