@@ -223,6 +223,7 @@ class TestSettings:
         options: dict[str, Any] = {"max_message_size": 5, "max_frame_size": 6, "max_fragments": 7, "max_queue_size": 8}
         options |= {"fragment_size": 9, "compression": None, "extensions": (), "send_timeout": 13.0}
         options |= {"ping_interval": 11.0, "ping_timeout": 12.0, "close_timeout": 4.0}
+        options |= {"tcp_keepalive": 14.0, "disable_nagle_algorithm": False}
         with WebSocketClient(echo.url(), **options) as websocket:
             assert vars(websocket.settings) == options
 

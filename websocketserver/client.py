@@ -67,6 +67,8 @@ class WebSocketClient(WebSocketConnection):
         ping_timeout: float | None = Settings.ping_timeout,
         send_timeout: float | None = Settings.send_timeout,
         close_timeout: float = Settings.close_timeout,
+        tcp_keepalive: float | None = None,
+        disable_nagle_algorithm: bool = True,
     ) -> None:
         settings = Settings(
             max_message_size=max_message_size,
@@ -80,6 +82,8 @@ class WebSocketClient(WebSocketConnection):
             ping_timeout=ping_timeout,
             send_timeout=send_timeout,
             close_timeout=close_timeout,
+            tcp_keepalive=tcp_keepalive,
+            disable_nagle_algorithm=disable_nagle_algorithm,
         )
         check_seconds("connect_timeout", connect_timeout)
         _check_types(sock, ssl_context)

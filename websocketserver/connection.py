@@ -92,7 +92,8 @@ class WebSocketConnection(AttendedChannel):
             fragments=fragments,
         )
         sender = Sender(role, new_key=_new_key, codecs=codecs, fragment_size=settings.fragment_size)
-        super().__init__(make_transport(sock), role, receiver, sender, settings, hooks, codecs)
+        transport = make_transport(sock, nagle=not settings.disable_nagle_algorithm, keepalive=settings.tcp_keepalive)
+        super().__init__(transport, role, receiver, sender, settings, hooks, codecs)
         self.request = request  #: the opening request (Request), on the server
         self.response = response  #: the server's answer (ResponseHead), on the client
         self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None

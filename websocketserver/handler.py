@@ -71,6 +71,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     ping_timeout = Settings.ping_timeout
     send_timeout = Settings.send_timeout
     close_timeout = Settings.close_timeout
+    tcp_keepalive = Settings.tcp_keepalive
 
     #: The versions of the protocol that are served.
     websocket_versions: ClassVar[Sequence[int]] = VERSIONS
@@ -282,7 +283,6 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
     def _negotiate(self) -> _Agreement | None:
         """Return what client and server agree on; None if a hook has answered. Raises HandshakeError to refuse."""
         self._request = request = check_request(self._head, self.websocket_versions)
-        settings = Settings.of(self)
         if not self.check_origin(request.origin):
             raise HandshakeError(f"origin {request.origin} is not allowed", HTTPStatus.FORBIDDEN)
         status = self.authorize()
@@ -292,6 +292,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
         extra = () if self._answered else self.response_headers()
         if self._answered:
             return None
+        settings = Settings.of(self)  # after the hooks: they may set this connection's own
         extensions, codecs = negotiate(request.extensions, settings.all_extensions)
         fields = response_fields(
             request,

@@ -34,17 +34,21 @@ class Settings:
     ping_timeout: float | None = 20
     send_timeout: float | None = 30
     close_timeout: float = 5
+    tcp_keepalive: float | None = None
+    disable_nagle_algorithm: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_frame_size", "max_queue_size"):
             _check_size(name, getattr(self, name), 0)
         for name in ("max_fragments", "fragment_size"):
             _check_size(name, getattr(self, name), 1)
-        for name in ("ping_interval", "ping_timeout", "send_timeout"):
+        for name in ("ping_interval", "ping_timeout", "send_timeout", "tcp_keepalive"):
             check_seconds(name, getattr(self, name))
         if self.close_timeout is None:
             raise TypeError("close_timeout must be a number of seconds: no close may wait for ever")
         check_seconds("close_timeout", self.close_timeout)
+        if not isinstance(self.disable_nagle_algorithm, bool):
+            raise TypeError(f"disable_nagle_algorithm must be True or False, not {self.disable_nagle_algorithm!r}")
         for extension in self.all_extensions:
             if not isinstance(extension, Extension):
                 raise TypeError(f"an extension must be an Extension instance, not {extension!r}")

@@ -13,6 +13,7 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .deadline import Deadline
 
@@ -21,6 +22,7 @@ __all__ = ["PlainTransport", "TlsTransport", "Transport", "make_transport"]
 Buffer = bytes | bytearray | memoryview
 
 DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # 0 where the system has none: the socket itself must not block
+KEEPALIVE_OPTIONS = [name for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL") if hasattr(socket, name)]
 SLICE = 16 * 1024  # the most that one TLS record holds
 RETRY = 0.01  # seconds after which a write that wants to read is tried again
 MOST_BUFFERS = 64  # far below the system's limit of buffers for one call
@@ -38,10 +40,6 @@ class Transport(ABC):
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:  # not TCP
-            pass
 
     @abstractmethod
     def receive(self, size: int, block: bool = False) -> bytes | None:
@@ -208,8 +206,18 @@ class TlsTransport(Transport):
         super().shutdown_write()
 
 
-def make_transport(sock: socket.socket) -> Transport:
-    """Return the transport for a connected socket, over TLS if it is an SSLSocket."""
+def make_transport(sock: socket.socket, *, nagle: bool = False, keepalive: float | None = None) -> Transport:
+    """Return the transport for a connected socket, over TLS if it is an SSLSocket.
+
+    ``nagle`` lets TCP hold small writes back (RFC 9293, 3.7.4); with ``keepalive`` it asks after so many seconds of
+    silence, and then again and again, whether the peer is there (RFC 9293, 3.8.4). Other sockets know neither.
+    """
+    with suppress(OSError):  # not TCP
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not nagle)
+        if keepalive is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name in KEEPALIVE_OPTIONS:
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(keepalive)))
     return TlsTransport(sock) if isinstance(sock, ssl.SSLSocket) else PlainTransport(sock)
 
 
