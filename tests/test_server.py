@@ -436,6 +436,8 @@ class TestAdversity:
             server.shutdown()
             print("shut down", time.monotonic() - began < 5)
             thread.join()
+            for number in spare:
+                os.close(number)  # whoever measures this process writes a file at its end
         """)
         assert done.stdout.split("\n")[:3] == ["cpu True", "served b'204'", "shut down True"], done
         starved = [line for line in done.stderr.splitlines() if "accepting fails" in line]

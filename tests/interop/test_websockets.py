@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,9 @@ def their_server(**options: Any) -> Iterator[tuple[str, Server]]:
         server.shutdown()
         serving.result()
     gc.collect()  # their selector is part of a cycle
+    for end in (vars(server).get("shutdown_watcher"), vars(server).get("shutdown_notifier")):
+        if isinstance(end, int):  # up to version 16 they leave this pipe open
+            os.close(end)
 
 
 class TestTheirServer:
@@ -93,13 +97,6 @@ class TestTheirServer:
         with their_server(subprotocols=["Chat"]) as (url, _):
             with WebSocketClient(url, subprotocols=["other", "Chat"]) as websocket:
                 assert websocket.subprotocol == "Chat"
-
-    def test_a_server_that_shuts_down(self) -> None:
-        with their_server() as (url, server):
-            with WebSocketClient(url) as websocket:
-                ending = run_in_thread(server.shutdown)
-                assert close_code(websocket)[0] == 1001
-            ending.result()
 
 
 class TestTheirClient:
