@@ -14,6 +14,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
 from websocketserver.pooling import PoolingWebSocketServer
@@ -24,6 +25,9 @@ from .support import certificates
 class Echo(WebSocketRequestHandler):
     def on_message(self, message: str | bytes) -> None:
         self.websocket.send(self.usage() if message == "usage" else message)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Thousands of lines would help nobody."""
 
     def usage(self) -> str:
         gc.collect()
