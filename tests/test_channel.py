@@ -102,6 +102,34 @@ class TestFullDuplex:
                 handle.result()
             assert all(handle.result() == data for handle in receiving)
 
+    def test_read_that_brings_nothing_wakes_the_writer_too(self) -> None:
+        """Half a TLS record makes the socket readable, and yields nothing: who waits for that read polls again."""
+        with half() as (connection, peer):
+            wait = connection._transport.wait
+            pump_waits = threading.Event()
+            seen = 0
+
+            def scripted(readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
+                nonlocal seen
+                if not writable:  # the pump, which finds input and reads nothing once the writer waits for it
+                    pump_waits.set()
+                    wait_until(lambda: connection._waiting or seen > 2)
+                    return wait(True, False, deadline) if seen > 2 else (True, False)
+                assert pump_waits.wait(SOON)
+                seen += 1
+                return (True, False) if seen <= 2 else wait(readable, writable, deadline)
+
+            connection._transport.wait = scripted  # type: ignore[method-assign]
+            receiving = run_in_thread(connection.recv, 60)
+            assert pump_waits.wait(SOON)
+            sending = run_in_thread(connection.send, bytes(MB))
+            wait_until(lambda: seen > 2)
+            assert len(peer.read_frame().payload) == MB
+            sending.result()
+            connection.abort()
+            with pytest.raises(ConnectionClosed):
+                receiving.result()
+
     def test_with_the_default_queue_and_nobody_receiving_both_end_by_deadline(self, tls: bool) -> None:
         settings = Settings(max_message_size=None, send_timeout=100 * MS)
         with pipe(tls=tls, client=settings, server=settings) as (client, server):
