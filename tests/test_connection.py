@@ -340,6 +340,20 @@ class TestClose:
             with pytest.raises(ConnectionClosed, match="received 4001 theirs, sent 4001"):
                 connection.recv(SOON)
 
+    def test_sender_that_finds_the_stream_gone_learns_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The peer's Close was here, and nobody had read it."""
+        monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
+        for call in ("send", "ping", "pong"):
+            with half() as (connection, peer):
+                peer.frame(1, b"last words")
+                peer.close_frame(1000, "bye")
+                peer.sock.close()
+                with pytest.raises(ConnectionClosedOK, match="bye"):
+                    getattr(connection, call)(b"x")
+                assert connection.recv() == "last words"
+                with pytest.raises(ConnectionClosedOK):
+                    connection.recv()
+
     def test_zero_does_not_wait(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
             start = time.monotonic()
@@ -649,6 +663,15 @@ class TestGathering:
             connection.send("gathered")
             run_in_thread(connection.send, "other").result()
             assert [peer.read_frame().payload for _ in range(2)] == [b"gathered", b"other"]
+
+    def test_nothing_is_gathered_once_the_iteration_is_given_up(self) -> None:
+        with half() as (connection, peer):
+            peer.send(frame(1, b"x", key=KEY) * 2)
+            for _ in connection.events():
+                break
+            connection.send("at once")
+            assert not connection._output.gathered
+            assert peer.read_frame().payload == b"at once"
 
     def test_it_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("websocketserver.connection.MOST_GATHERING", 1000.0)

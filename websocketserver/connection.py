@@ -142,17 +142,20 @@ class WebSocketConnection(AttendedChannel):
         its last answer, at 64 KiB, before that thread waits for this connection, or 2 ms later.
         """
         thread = threading.get_ident()
-        while True:
-            event = self._next(NEVER, ahead=True)
-            if self._inbox and self._sent is None:
-                self._gathering = thread
-                yield event
-            else:
-                self._gathering = None
-                yield event
-                if self._output.gathered:
+        try:
+            while True:
+                event = self._next(NEVER, ahead=True)
+                if self._inbox and self._sent is None:
                     self._gathering = thread
-                    self._stop_gathering(NEVER)
+                    yield event
+                else:
+                    self._gathering = None
+                    yield event
+                    if self._output.gathered:
+                        self._gathering = thread
+                        self._stop_gathering(NEVER)
+        finally:  # also where the iterating thread takes no more
+            self._gathering = None
 
     # Sending
 
@@ -181,7 +184,7 @@ class WebSocketConnection(AttendedChannel):
                 buffers = sender.message(data, text=is_text, compress=compress)
                 whole = self._write_or_gather(buffers, deadline)
             except Broken:
-                raise self._closed_error() from None
+                raise self._lost_error() from None
             except TimeoutError:
                 self._cut("sending timed out in the middle of a message")
                 raise TimeoutError("the message could not be sent in time; the connection was aborted") from None
@@ -237,7 +240,7 @@ class WebSocketConnection(AttendedChannel):
             if not self._write_pending(deadline):
                 raise TimeoutError("the frame could not be sent in time; it leaves as soon as the peer reads")
         except Broken:
-            raise self._closed_error() from None
+            raise self._lost_error() from None
         finally:
             self._unlock_output()
 
@@ -248,16 +251,24 @@ class WebSocketConnection(AttendedChannel):
         if not self._lock_output(deadline):
             raise TimeoutError("another thread is still sending; nothing was sent, and the connection is usable")
         try:
-            if self._sent is not None or self._input_over or self._output.broken:
+            if self._sent is not None or self._input_over:
                 raise self._closed_error()
+            if self._output.broken:
+                raise self._lost_error()
             if self._output.waits and not self._write_pending(deadline):
                 self._not_sent(False)
         except Broken:
+            error = self._lost_error()
             self._unlock_output()
-            raise self._closed_error() from None
+            raise error from None
         except BaseException:
             self._unlock_output()
             raise
+
+    def _lost_error(self) -> ConnectionClosed:
+        """Return what to raise where the stream takes nothing more: what has come may say why."""
+        self._attend()
+        return self._closed_error()
 
     def _not_sent(self, encoded: bool) -> None:
         """Raise TimeoutError for a message of which nothing has left; abort where that cannot be undone."""
