@@ -172,8 +172,8 @@ class TestListening:
             server.socket = socket.create_server(("127.0.0.1", 0))
             handle = run_in_thread(server.serve_forever)
             with socket.create_connection(server.socket.getsockname(), SOON) as sock:
-                sock.sendall(b"BAD\r\n")
                 Quiet.lines = []
+                sock.sendall(b"BAD\r\n")
                 assert read_to_end(sock).startswith(b"HTTP/1.1 400")
             server.shutdown()
             handle.result()
