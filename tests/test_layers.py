@@ -41,6 +41,7 @@ PLAN = """
     pump
     channel
     attendance
+    fragments
     connection
 
     accepting

@@ -22,6 +22,7 @@ from .exceptions import (
     ProtocolError,
     WebSocketError,
 )
+from .fragments import FragmentStream
 from .handler import WebSocketRequestHandler
 from .pings import PingWaiter
 from .protocol.closecodes import CloseCode
@@ -51,6 +52,7 @@ __all__ = [
     "Endpoint",
     "Extension",
     "Fragment",
+    "FragmentStream",
     "Frame",
     "FrameParser",
     "HandshakeError",

@@ -14,9 +14,9 @@ from enum import Enum
 from types import TracebackType
 from typing import NamedTuple
 
-from .attendance import AttendedChannel
 from .deadline import Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
+from .fragments import FragmentedChannel, as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
 from .pings import PingWaiter
@@ -52,7 +52,7 @@ class Stats(NamedTuple):
     messages_sent: int
 
 
-class WebSocketConnection(AttendedChannel):
+class WebSocketConnection(FragmentedChannel):
     """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
 
     Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
@@ -99,7 +99,6 @@ class WebSocketConnection(AttendedChannel):
         self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None
         self.local_address = _address(sock.getsockname)  #: as socket.getsockname() gave it
         self.remote_address = _address(sock.getpeername)  #: as socket.getpeername() gave it
-        self._messages_sent = 0  # guarded by the write lock
         if received:
             receiver.feed(received)
             self._unparsed = True
@@ -175,9 +174,11 @@ class WebSocketConnection(AttendedChannel):
         says whether the connection is still usable or, because part of the message had left, was aborted.
         Raises ConnectionClosed, and TypeError for any other kind of message.
         """
-        data, is_text = _payload(message, text)
+        data, is_text = as_payload(message, text)
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
+        if self._speaker is not None:
+            self._await_speaker(deadline)
         try:
             sender = self._output.sender
             try:
@@ -359,19 +360,8 @@ def _address(get: object) -> object:
         return None
 
 
-def _payload(message: object, text: bool | None) -> tuple[Buffer, bool]:
-    """Return a message as bytes, and whether it is text."""
-    if isinstance(message, str):
-        return message.encode(), text is None or text
-    if isinstance(message, (bytes, bytearray)):
-        return message, bool(text)
-    if isinstance(message, memoryview):
-        return message.cast("B") if message.c_contiguous else bytes(message), bool(text)
-    raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
-
-
 def _control_payload(payload: object) -> bytes:
-    data = bytes(_payload(payload, None)[0])
+    data = bytes(as_payload(payload, None)[0])
     if len(data) > 125:
         raise ValueError(f"the payload of a Ping or Pong is 125 bytes at most (RFC 6455, section 5.5), not {len(data)}")
     return data

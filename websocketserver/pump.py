@@ -37,6 +37,17 @@ NOW, NEVER = Deadline(0), Deadline(None)
 MAIN_THREAD = threading.main_thread().ident
 
 
+class Turn:
+    """Somebody's right to a direction while a message comes or goes in pieces: fragments.py deals with it."""
+
+    __slots__ = ("begun", "given_up", "thread")
+
+    def __init__(self) -> None:
+        self.thread: int | None = None  # the one that uses it
+        self.begun = False  # a piece was there, and not yet the last
+        self.given_up = False
+
+
 class Pump(ABC):
     """Every method may be called from any thread unless it says "as the pump"."""
 
@@ -65,6 +76,8 @@ class Pump(ABC):
         self._reads = 0  # grows whenever the pump has read what there was
         self._inbox: deque[AppEvent] = deque()
         self._inbox_size = 0
+        self._turn: Turn | None = None  # who receives a message in pieces: all others wait
+        self._skipping = False  # the rest of such a message was given up
         self._sent: Close | None = None  # our Close, sent or pending
         self._failed = False  # the peer broke the protocol: its bytes mean nothing any more
         self._eof = False  # the peer's stream has ended
@@ -80,6 +93,10 @@ class Pump(ABC):
     @abstractmethod
     def _stop_gathering(self, deadline: Deadline) -> None:
         """If this thread gathers what it sends, send that now, as far as it goes by the deadline."""
+
+    @abstractmethod
+    def _await_turn_locked(self, turn: Turn | None, deadline: Deadline) -> None:
+        """Wait until this is the turn (None: nobody's); raises TimeoutError and, at the end, ConnectionClosed."""
 
     @abstractmethod
     def _on_ping(self, event: Ping) -> None:
@@ -115,15 +132,17 @@ class Pump(ABC):
 
     # Receiving
 
-    def _next(self, deadline: Deadline, ahead: bool = False) -> AppEvent:
+    def _next(self, deadline: Deadline, ahead: bool = False, turn: Turn | None = None) -> AppEvent:
         """Return the next event for the application, pumping or waiting for whoever pumps.
 
-        With ``ahead``, what has come with it is put into the inbox at once.
+        With ``ahead``, what has come with it is put into the inbox at once; with a turn, messages come in pieces.
         """
         while True:
             if self._gathering is not None and not self._inbox:
                 self._stop_gathering(deadline)
             with self._lock:
+                if self._turn is not turn:
+                    self._await_turn_locked(turn, deadline)
                 if self._inbox:
                     return self._take_locked()
                 if self._input_over:
@@ -133,7 +152,7 @@ class Pump(ABC):
                         raise TimeoutError("no message in time")
                     continue
                 self._pumping = True
-            event = self._pump(deadline, ahead)
+            event = self._pump(deadline, ahead, turn is not None)
             if event is not None:
                 return event
             if deadline.passed():
@@ -147,6 +166,8 @@ class Pump(ABC):
         Raises as ``_next`` at the end.
         """
         with self._lock:
+            if self._turn is not None:  # rare, and never for long if the application takes what it asked for
+                self._await_turn_locked(None, NEVER)
             if self._inbox:
                 return self._take_locked()
             if self._input_over:
@@ -169,7 +190,7 @@ class Pump(ABC):
 
     def _take_locked(self) -> AppEvent:
         event = self._inbox.popleft()
-        self._inbox_size -= _cost(event)
+        self._inbox_size -= cost(event)
         if self._waiting:  # somebody may be waiting for room
             self._changed.notify_all()
         return event
@@ -208,11 +229,13 @@ class Pump(ABC):
 
     # As the pump
 
-    def _pump(self, deadline: Deadline, ahead: bool) -> AppEvent | None:
+    def _pump(self, deadline: Deadline, ahead: bool, in_pieces: bool) -> AppEvent | None:
         """As the pump, return the next event for the application; None if the deadline or the end came first."""
         try:
             late = 0
-            event = self._parse() if self._unparsed else None
+            event: AppEvent | None = self._receiver.begin_fragments() if in_pieces else None
+            if event is None and self._unparsed:
+                event = self._parse()
             while event is None and not self._input_over and late < MOST_LATE and self._read(deadline):
                 event = self._parse()
                 if event is None:
@@ -225,6 +248,8 @@ class Pump(ABC):
             self._interrupted()
             raise
         finally:
+            if in_pieces:
+                self._receiver.end_fragments()
             self._leave_pump()
             if self._announce is not None:
                 self._tell_pool()
@@ -246,18 +271,29 @@ class Pump(ABC):
     def _fill(self) -> None:
         """As the pump, move events into the inbox up to its bound."""
         while not self._full() and (event := self._parse()) is not None:
-            with self._lock:
-                self._inbox.append(event)
-                self._inbox_size += _cost(event)
-                if self._waiting:
-                    self._changed.notify_all()
+            self._queue(event)
 
     def _look_ahead(self) -> None:
         """As the pump, move what has already come into the inbox, but not the end: what comes before it comes first."""
         while self._inbox_size < MOST_AHEAD and not self._full() and (event := self._parse(hold_end=True)) is not None:
-            with self._lock:
-                self._inbox.append(event)
-                self._inbox_size += _cost(event)
+            self._queue(event)
+
+    def _queue(self, event: AppEvent) -> None:
+        """As the pump, put an event into the inbox."""
+        with self._lock:
+            if self._skipping and self._is_skipped(event):  # given up since it was parsed
+                return
+            self._inbox.append(event)
+            self._inbox_size += cost(event)
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _is_skipped(self, event: AppEvent) -> bool:
+        """Return whether this is a piece of the message that was given up half way; the last piece ends that."""
+        if not isinstance(event, Fragment):
+            return False
+        self._skipping = not event.fin
+        return True
 
     def _parse(self, hold_end: bool = False) -> AppEvent | None:
         """As the pump, return the next event for the application; answer and note the others.
@@ -275,8 +311,11 @@ class Pump(ABC):
                     return None
                 self._events += 1
                 if isinstance(event, (Message, Fragment)):
+                    if self._skipping and self._is_skipped(event):
+                        continue
                     if self._sent is None:  # after our Close, data is checked and dropped
-                        self._messages_received += 1
+                        if isinstance(event, Message) or event.fin:
+                            self._messages_received += 1
                         self._unparsed = self._receiver.has_more()
                         return event
                 elif isinstance(event, Closed):
@@ -430,5 +469,6 @@ class Pump(ABC):
             announce()
 
 
-def _cost(event: AppEvent) -> int:
+def cost(event: AppEvent) -> int:
+    """Return what an event counts in the inbox."""
     return OVERHEAD + len(event[0])

@@ -66,6 +66,7 @@ class Receiver:
         self._always_fragments = fragments
         self._as_fragments = fragments  # also of the message under way alone: begin_fragments
         self._fragmented = False  # of that message a Fragment has come
+        self._next_too = False  # the message behind that one, too
         self.decode_text = True  # whether whole text messages come as str: saves a pass over them
         self.closed = False  # a Close was received: nothing after it counts (5.5.1)
         self.in_frame = False  # the first piece of a frame was seen, its last not yet
@@ -115,12 +116,17 @@ class Receiver:
         return None
 
     def begin_fragments(self) -> Fragment | None:
-        """Have the message under way, or else the next, come in Fragments; return what there is of it so far."""
+        """Have the message under way, or else the next, come in Fragments; return what there is of it so far.
+
+        Where a Fragment of it has come before, the next message does too.
+        """
         self._as_fragments = True
+        self._next_too = self._fragmented
         return self._fragment(self._payload.take(), False) if len(self._payload) else None
 
     def end_fragments(self) -> None:
-        """Take ``begin_fragments`` back, unless a Fragment has come of it: then the rest of the message comes so too."""
+        """Take ``begin_fragments`` back, unless a Fragment has come of it: then the rest of the message does too."""
+        self._next_too = False
         if self._always_fragments or self._fragmented:
             return
         self._as_fragments = False
@@ -227,7 +233,7 @@ class Receiver:
             self._utf8.feed(data, fin)
         if self._as_fragments:
             if fin:
-                self._as_fragments = self._always_fragments
+                self._as_fragments, self._next_too = self._always_fragments or self._next_too, False
             return self._fragment(data, fin)
         self._payload.append(data)
         return Message(self._payload.take(), self._text) if fin else None
@@ -289,12 +295,12 @@ class Sender:
     def begin(self, *, text: bool, compress: bool | None = None) -> None:
         """Begin a message in pieces: ``piece`` gives its frames, and nothing but control frames may come between."""
         bits = [encoder.begin(text=text, size=None, compress=compress) for encoder in self._encoders]
-        self._active = [encoder for encoder, rsv in zip(self._encoders, bits) if rsv]
+        self._active = [encoder for encoder, rsv in zip(self._encoders, bits, strict=True) if rsv]
         self._opcode, self._rsv = TEXT if text else BINARY, sum(bits)  # no two extensions share a bit (9.1)
         self.encoded = self._rsv != 0
 
     def piece(self, data: Buffer, fin: bool) -> list[Buffer]:
-        """Return the buffers of the next piece of the message; ``fin`` with the last one. A piece may come to nothing."""
+        """Return the buffers of the next piece of the message, maybe none; ``fin`` with the last one."""
         for encoder in self._active:
             data = encoder.encode(data, fin)
         if not (data or fin):
