@@ -6,6 +6,7 @@ import functools
 import http.server
 import re
 import socket
+import textwrap
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -630,3 +631,24 @@ class TestMounting:
                 assert websocket.close_code == 1001
                 websocket.close()
                 shutdown.result()
+
+
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs/howto/routes.rst").read_text()
+    code = textwrap.dedent(page.partition("code-block:: python\n")[2].partition("   with ")[0])
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "index.html").write_text("the index")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for name in ("Chat", "Site"):
+        names[name].log_message = Quiet.log_message
+    with running_server(names["router"]) as running:
+        with WebSocketClient(running.url("/rooms/red")) as websocket:
+            websocket.send("hello")
+            assert websocket.recv(timeout=SOON) == "red: hello"
+        with WebSocketClient(running.url("/chat"), subprotocols=["chat"]) as websocket:
+            websocket.send("hello")
+            assert websocket.recv(timeout=SOON) == "hello"
+        assert exchange(running, get("/")) == ["200 the index"]
+        assert greeting(running, "/") == "404"
