@@ -46,7 +46,8 @@ class HTTPServer(http.server.HTTPServer):
         super().serve_forever(poll_interval)
 
 
-SERVERS = [ThreadingWebSocketServer, WebSocketServer, PoolingWebSocketServer, ThreadingHTTPServer, HTTPServer]
+OURS = [ThreadingWebSocketServer, PoolingWebSocketServer]
+SERVERS = [*OURS, WebSocketServer, ThreadingHTTPServer, HTTPServer]
 
 
 @pytest.fixture(params=SERVERS, ids=lambda kind: kind.__name__)
@@ -54,9 +55,21 @@ def server_class(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is not for every kind of server under both of ours that serve many clients at once."""
+    if "server_class" not in metafunc.fixturenames:
+        metafunc.parametrize("default_server", OURS, ids=lambda kind: kind.__name__[:-15], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def default_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Quiet, "default_server", getattr(request, "param", ThreadingWebSocketServer))
+
+
 class Quiet(WebSocketRequestHandler):
     """Keeps its log lines and what its hooks were called with, in lists of the test's."""
 
+    default_server: type = ThreadingWebSocketServer
     events: list[Any]
     lines: list[str]
 
@@ -75,9 +88,14 @@ class Quiet(WebSocketRequestHandler):
 
 
 def serving(handler: Any = Quiet, **options: Any) -> Any:
-    """Return a running server for this handler class, with lists of its own, and our threaded server by default."""
-    options.setdefault("server_class", ThreadingWebSocketServer)
+    """Return a running server for this handler class, with lists of its own: the lines are the server's own too."""
+    options.setdefault("server_class", Quiet.default_server)
+    options.setdefault("server_attributes", {"log_message": log_message})
     return running_server(handler, events=[], lines=[], **options)
+
+
+def log_message(server: Any, format: str, *args: Any) -> None:
+    server.RequestHandlerClass.lines.append(format % args)
 
 
 def events(running: Running) -> list[Any]:

@@ -185,6 +185,8 @@ class AttendedChannel(Channel):
                 self._gathering = thread
                 self._stop_gathering(NEVER)
             event = self._next_ready(self._transport.pending())
+        if self.is_ended():
+            raise self._closed_error()
 
     def attend(self) -> bool:
         """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
@@ -201,7 +203,7 @@ class AttendedChannel(Channel):
         return self._input_over and not self._inbox
 
     def drain(self, forget: bool = False) -> bool:
-        """Read, without waiting, what comes at the end; return whether the peer's stream has ended.
+        """Read, without waiting, what comes at the end; return whether that is over, and nothing left to be taken.
 
         With ``forget``, events that nobody has taken are dropped.
         """
@@ -210,4 +212,4 @@ class AttendedChannel(Channel):
                 self._inbox.clear()
                 self._inbox_size = 0
         self._read_now()
-        return self._eof or self._over
+        return (self._eof or self._over) and not self._inbox

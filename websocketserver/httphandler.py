@@ -72,7 +72,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._set_nagle()
         context = getattr(self.server, "ssl_context", None)
         if self._accepted.tls is not None:
-            self._owned = self.connection = self._link.sock = self._accepted.tls
+            self.connection = self._link.sock = self._accepted.tls
         elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
         self._open_rfile(self._accepted.received)
@@ -94,7 +94,10 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             return
         super().finish()
         if not self._failed:
-            self._link.end(self._linger)
+            parking = self._accepted.parking
+            if self._linger and parking is not None:
+                parking.linger()
+            self._link.end(self._linger and parking is None)
         if self._owned is not None:
             self._accepted.release()
             self._owned.close()
@@ -353,7 +356,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def _take_socket(self) -> socket.socket:
         """Return the socket for good: whoever has it closes it, and the server finds nothing to close any more."""
-        if self._owned is None and not isinstance(self.request, ssl.SSLSocket):
+        if self._owned is None and not isinstance(self.connection, ssl.SSLSocket):
             request: socket.socket = self.request
             self._owned = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
             self.request = self.connection = self._link.sock = self._owned

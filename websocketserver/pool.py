@@ -380,7 +380,8 @@ class Pool:
     def _take_away_locked(self, tenant: Tenant) -> None:
         tenant.away = True
         tenant.set_polled(False)
-        self._poller.remove(tenant.fileno())
+        if self._tenants.get(tenant.fileno()) is tenant:  # or the application has closed it, and another has the number
+            self._poller.remove(tenant.fileno())
 
     def _put_back(self, tenant: Tenant) -> None:
         """Poll for a tenant again that was away."""
@@ -390,7 +391,10 @@ class Pool:
                 return
             tenant.set_polled(True)
             try:
-                self._poller.add(tenant.fileno())
+                if self._tenants.get(tenant.fileno()) is tenant:
+                    self._poller.add(tenant.fileno())
+                else:
+                    self.announce(tenant)
             except OSError:  # the application has closed it: the tenant finds out when it is served
                 self.announce(tenant)
             self._expect_locked(tenant)

@@ -21,9 +21,10 @@ from .handler import WebSocketRequestHandler
 from .httphandler import StrictHTTPRequestHandler
 from .pool import Pool, Tenant
 from .protocol.closecodes import CloseCode
-from .protocol.headers import MAX_HEAD, MAX_LINE
+from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
+from .streams import LINGER_SIZE, LINGER_TIME
 
 __all__ = ["PoolingWebSocketServer"]
 
@@ -108,7 +109,8 @@ class _Client(Tenant):
         self._accepted.parking = self
         self._sock: socket.socket = request  # what is read: under TLS, the wrapped one
         self._secure = server.ssl_context is None  # no TLS handshake is to be done, or it is done
-        self._received = b""  # of the next request head
+        self._head = _Head()  # the next request's
+        self._lingering: int | None = None  # how much more is read and forgotten before the end
         self._idle = False  # it is kept alive, and nothing of the next head has come
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
         self._connection: WebSocketConnection | None = None
@@ -129,13 +131,15 @@ class _Client(Tenant):
         if self._connection is not None:
             return self._connection.is_ready()
         pending = isinstance(self._sock, ssl.SSLSocket) and self._secure and self._sock.pending() > 0
-        return pending or _is_decided(self._received)
+        return pending or self._head.decided
 
     def is_urgent(self) -> bool:
         return self._connection is None or self._connection.is_ended()
 
     def attend(self) -> bool:
-        return self._collect() if self._connection is None else self._connection.attend()
+        if self._connection is not None:
+            return self._connection.attend()
+        return self._collect()
 
     def serve(self) -> None:
         self._accepted.thread = threading.get_ident()
@@ -157,7 +161,9 @@ class _Client(Tenant):
             if isinstance(error, Exception):
                 self._server.handle_error(self._request, self._address)
         finally:
-            if self._connection is None or self._connection.state is State.CLOSED:
+            if self._connection is None:
+                self._leave()
+            elif self._connection.state is State.CLOSED:
                 self._end()
             else:
                 self._connection.start_close(CloseCode.INTERNAL_ERROR)
@@ -166,14 +172,14 @@ class _Client(Tenant):
 
     def _collect(self) -> bool:
         """Read what is there; return whether the handler is to see it: a whole head, or what will never be one."""
+        if self._lingering is not None:
+            self._discard()
+            return False
         try:
             if not self._secure:
                 self._step_handshake()
-            while not _is_decided(self._received):
-                data = self._sock.recv(READ_SIZE)
-                self._received += data
-                if not data:
-                    break
+            while not self._head.decided:
+                self._head.add(self._sock.recv(READ_SIZE))
             return True
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return self._is_late()
@@ -195,7 +201,7 @@ class _Client(Tenant):
     def _is_late(self) -> bool:
         """There is no whole head yet: return whether the handler is to see that, because time is up."""
         now = time.monotonic()
-        if self._idle and self._received and self._handler is not None:  # the first bytes of a further head
+        if self._idle and self._head.received and self._handler is not None:  # the first bytes of a further head
             self._idle = False
             self._accepted.since = now
             self._expect(self._handler.handshake_timeout)
@@ -208,12 +214,13 @@ class _Client(Tenant):
     def _give_up(self, reason: str) -> None:
         if not self._secure:
             reason = "plain HTTP" if reason == "HTTP_REQUEST" else reason
-            self._server.log_message("%s - TLS handshake failed: %s", self._address, reason)
+            who = self._address[0] if isinstance(self._address, tuple) else "a client"
+            self._server.log_message("%s: TLS handshake failed: %s", who, reason)
         self._end()
 
     def _serve_request(self) -> None:
         """Let a handler, new or kept alive, serve the request; then see whether it has parked."""
-        received, self._received = self._received, b""
+        received, self._head = self._head.received, _Head()
         self._expect(None)
         handler = self._handler
         if handler is None:
@@ -226,7 +233,7 @@ class _Client(Tenant):
             self._handler = None
             type(handler).finish(handler)
         if self._handler is None:
-            self._end()
+            self._leave()
         elif isinstance(self._handler, WebSocketRequestHandler) and self._handler.is_upgraded():
             self._begin_websocket(self._handler)
         else:
@@ -251,15 +258,39 @@ class _Client(Tenant):
 
     def park(self, handler: StrictHTTPRequestHandler, unread: bytes) -> None:
         self._handler = handler
-        self._received = unread
+        self._head = _Head(unread)
         self._idle = not unread
         if isinstance(handler, WebSocketRequestHandler) and handler.is_upgraded():
             return
         self._accepted.since = time.monotonic()
         self._expect(handler.timeout if self._idle else handler.handshake_timeout)
 
+    def linger(self) -> None:
+        self._lingering = LINGER_SIZE
+
     def announce(self) -> None:
         self._pool.announce(self)
+
+    def _leave(self) -> None:
+        """The handler has finished: end this, at once unless there may be unread input."""
+        if self._lingering is None:
+            self._end()
+        else:
+            self._sock.setblocking(False)
+            self._expect(LINGER_TIME)
+
+    def _discard(self) -> None:
+        """Read and forget what is there, and end this if it is enough."""
+        assert self._lingering is not None
+        try:
+            while self._lingering > 0 and (data := socket.socket.recv(self._sock, READ_SIZE)):
+                self._lingering -= len(data)
+        except BlockingIOError:
+            if self.expires is None or time.monotonic() < self.expires:
+                return
+        except OSError:
+            pass
+        self._end()
 
     # From the upgrade on
 
@@ -313,11 +344,28 @@ def _upgraded(handler: StrictHTTPRequestHandler | None) -> WebSocketRequestHandl
     return handler
 
 
-def _is_decided(received: bytes) -> bool:
-    """Return whether this is a whole request head, or already one that will be refused."""
-    return (
-        b"\r\n\r\n" in received
-        or received.count(b"\n") != received.count(b"\r\n")
-        or len(received) - received.rfind(b"\n") > MAX_LINE
-        or len(received) > MAX_HEAD
-    )
+class _Head:
+    """What has come of a request head, until it is whole or known to be none. ``received`` is all of it."""
+
+    __slots__ = ("_parser", "_unparsed", "decided", "received")
+
+    def __init__(self, received: bytes = b"") -> None:
+        self.received = b""
+        self.decided = False  # the handler can tell what it is
+        self._parser: RequestParser | None = None  # only where the head comes in pieces
+        if received:
+            self.add(received)
+
+    def add(self, data: bytes) -> None:
+        """Take in what has come next, b"" at the end of the stream."""
+        self.received += data
+        if not data or self._parser is None and b"\r\n\r\n" in data:
+            self.decided = True
+            return
+        if self._parser is None:
+            self._parser, self._unparsed = RequestParser(), bytearray()
+        self._unparsed += data
+        try:
+            self.decided = self._parser.feed(self._unparsed) is not None
+        except HeadError:  # the handler will say so
+            self.decided = True

@@ -26,10 +26,13 @@ __all__ = ["Accepted", "Parking", "Registry"]
 
 
 class Parking(Protocol):
-    """Where a handler is kept that has nothing to do until its socket can be read."""
+    """Where a handler goes that has nothing to do until its socket can be read."""
 
     def park(self, handler: Any, unread: bytes) -> None:
         """Keep a handler, with what has been read from the socket already and not been used."""
+
+    def linger(self) -> None:
+        """Read and forget what the handler has left unread, for a moment, before the socket is closed."""
 
     def announce(self) -> None:
         """The handler's connection has something for it that waiting for the socket does not show. Any thread."""

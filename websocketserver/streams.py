@@ -22,7 +22,7 @@ from .transport import shutdown
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["AfterUpgrade", "Link", "Pace", "SocketReader", "SocketWriter"]
+__all__ = ["LINGER_SIZE", "LINGER_TIME", "AfterUpgrade", "Link", "Pace", "SocketReader", "SocketWriter"]
 
 SLICE = 64 * 1024
 LINGER_SIZE = 1 << 20  # bytes of unread input that are read and forgotten so that an answer arrives
