@@ -33,6 +33,8 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "ping_timeout": 20,
         "send_timeout": 30,
         "close_timeout": 5,
+        "tcp_keepalive": None,
+        "disable_nagle_algorithm": True,
     }
 
 
