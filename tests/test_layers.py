@@ -43,6 +43,7 @@ PLAN = """
     attendance
     fragments
     connection
+    hooks
 
     accepting
     registry

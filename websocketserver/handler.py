@@ -17,10 +17,10 @@ from typing import ClassVar, NamedTuple
 
 from .connection import State, WebSocketConnection
 from .exceptions import ConnectionClosed, HandshakeError
+from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
 from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
-from .protocol.events import AppEvent, Fragment, Message, Ping
 from .protocol.extensions import Codec, negotiate
 from .protocol.handshake import VERSIONS, Request, check_request, is_upgrade, response_fields, same_origin
 from .protocol.headers import ResponseHead, serialize_head
@@ -43,7 +43,7 @@ class _Agreement(NamedTuple):
     fields: list[tuple[str, str]]  # of the 101
 
 
-class WebSocketRequestHandler(StrictHTTPRequestHandler):
+class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
     """Serve WebSocket connections and, with ``do_GET`` and the like, ordinary HTTP on the same port.
 
     One object per connection; its attributes are yours. Configure by class attributes, extend by
@@ -88,7 +88,6 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
 
     _upgraded = False
     _hooks_over = False  # a hook has failed: the others are not called any more
-    _ending: Exception | None = None  # how the connection told us of its end
 
     # The handshake
 
@@ -146,24 +145,6 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
         except ConnectionClosed as error:
             if not self._is_end(error):
                 raise
-
-    def on_open(self) -> None:
-        """Called first, when the connection is open."""
-
-    def on_message(self, message: str | bytes) -> None:
-        """Called with each message: str for text, bytes for binary."""
-
-    def on_fragment(self, fragment: Fragment) -> None:
-        """Called with each piece of a message, as it arrives, instead of on_message; only if overridden."""
-
-    def on_ping(self, payload: bytes) -> None:
-        """Called with each Ping, which has been answered already."""
-
-    def on_pong(self, payload: bytes) -> None:
-        """Called with each Pong."""
-
-    def on_close(self, code: int, reason: str) -> None:
-        """Called last, when the connection is over; 1005 for a Close without a code, 1006 for none at all."""
 
     # Overridden of what is inherited
 
@@ -317,7 +298,7 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
             subprotocol=agreement.subprotocol,
             codecs=agreement.codecs,
             received=self._take_unread(),
-            hooks=frozenset() if own_loop else frozenset(filter(self._has_hook, ("ping", "pong"))),
+            hooks=frozenset() if own_loop else self._wanted_events(),
             fragments=not own_loop and self._overrides("on_fragment"),
         )
         self._upgraded = True
@@ -326,9 +307,6 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
         self._accepted.upgrade(self.websocket)
         self.rfile = AfterUpgrade("rfile", "recv()")  # type: ignore[assignment]
         self.wfile = AfterUpgrade("wfile", "send(message)")  # type: ignore[assignment]
-
-    def _has_hook(self, name: str) -> bool:
-        return self._overrides("on_" + name)
 
     def _overrides(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(WebSocketRequestHandler, name) or name in vars(self)
@@ -357,41 +335,15 @@ class WebSocketRequestHandler(StrictHTTPRequestHandler):
                 return CloseCode.INTERNAL_ERROR
         return CloseCode.NORMAL_CLOSURE
 
-    def _handle_event(self, event: AppEvent) -> None:
-        """Call the hook for an event; where the hook finds the connection closed, those that came before go on."""
-        try:
-            if isinstance(event, Message):
-                data = event.data
-                self.on_message(data.decode() if event.text and isinstance(data, bytes) else data)
-            elif isinstance(event, Fragment):
-                self.on_fragment(event)
-            elif isinstance(event, Ping):
-                self.on_ping(event.payload)
-            else:
-                self.on_pong(event.payload)
-        except ConnectionClosed as error:
-            if not self._is_end(error):
-                raise
-
     def _say_goodbye(self) -> None:
         code = self.websocket.close_code or CloseCode.ABNORMAL_CLOSURE
         if code in FAULTS:
-            self.log_error("WebSocket ended: %s", self._ending or code)
+            self.log_error("WebSocket ended: %s", self._end_error or code)
         try:
-            self.on_close(code, self.websocket.close_reason or "")
+            self._call_on_close()
         except Exception as error:
             if not self._is_end(error):
                 self._report()
-
-    def _is_end(self, error: Exception) -> bool:
-        """Return whether this only says that our own connection is over, or that a send to a peer that does not read
-        has just ended it."""
-        state = self.websocket.state
-        is_end = state is not State.OPEN if isinstance(error, ConnectionClosed) else state is State.CLOSED
-        if not is_end or not isinstance(error, (ConnectionClosed, TimeoutError)):
-            return False
-        self._ending = error
-        return True
 
     def _report(self) -> None:
         self.server.handle_error(self.request, self.client_address)
