@@ -95,14 +95,14 @@ class TestFragmentation:
                 with pytest.raises(ConnectionClosed, match="1008"):
                     websocket.recv(timeout=SOON)
 
-    @pytest.mark.parametrize("options", [(), ("--binary",)])
+    @pytest.mark.parametrize("options", [(), ("--binary",), ("--fragments",), ("--binary", "--fragments")])
     def test_client_measures_messages(self, options: tuple[str, ...]) -> None:
         with program("examples.fragmentation.server", "--port", 0, "--fragment", 50) as url:
             lines = lines_of("examples.fragmentation.client", "--url", to_websocket(url), "--count", 5, *options)
-        assert lines[0].startswith("100 bytes, ")
+        assert lines[0].startswith("100 bytes in ")
         assert len(lines) == 5
         for line in lines:
-            assert re.fullmatch(r"\d{3,} bytes, [\d,]+ KiB/s", line)
+            assert re.fullmatch(r"\d{3,} bytes in \d+ pieces?, [\d,]+ KiB/s", line)
 
 
 class TestMirror:
