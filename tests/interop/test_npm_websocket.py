@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from websocketserver import ConnectionClosed, WebSocketClient
+from websocketserver import ConnectionClosed, Router, WebSocketClient, WebSocketConnection
 
 from ..support import SOON, running_server
 from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, program
@@ -54,6 +54,12 @@ class TestTheirServer:
             url = f"ws://127.0.0.1:{peer.expect('listening')['port']}"
             with WebSocketClient(url, subprotocols=["chat", "superchat"]) as websocket:
                 assert websocket.subprotocol == "superchat"
+
+    def test_subprotocol_in_our_case(self) -> None:
+        with program(node("websocket_server.js", {"subprotocols": ["chat"]})) as peer:
+            url = f"ws://127.0.0.1:{peer.expect('listening')['port']}"
+            with WebSocketClient(url, subprotocols=["Other", "Chat"]) as websocket:
+                assert websocket.subprotocol == "Chat"
 
     def test_a_server_that_stops_answering(self) -> None:
         with program(node("websocket_server.js")) as peer:
@@ -119,6 +125,22 @@ class TestTheirClient:
         theirs, ours = self.run([{"do": "close", "code": 1000}], {"subprotocols": ["other", "superchat"]})
         assert theirs[0]["subprotocol"] == "superchat"
         assert ours[0][3] == "superchat"
+
+    @pytest.mark.parametrize("mounted", ["chat", "CHAT", "*"])
+    def test_subprotocol_in_their_case_through_a_router(self, mounted: str) -> None:
+        router = Router()
+
+        @router.route("/x", subprotocol=mounted)
+        def echo(websocket: WebSocketConnection) -> None:
+            for message in websocket:
+                websocket.send(message)
+
+        actions = [{"do": "send", "text": "hello"}, {"do": "close", "code": 1000}]
+        with running_server(router) as server:
+            with program(node("websocket_client.js", server.url("/x"), actions, {"subprotocols": ["Chat"]})) as peer:
+                peer.expect("open", subprotocol="Chat")
+                peer.expect("message", text="hello")
+                peer.expect("close", code=1000)
 
     def test_a_foreign_origin_is_refused(self) -> None:
         theirs, ours = self.run([], {"origin": "http://evil.example"})
