@@ -61,7 +61,9 @@ def test_a_protocol_error_has_a_close_code() -> None:
     [
         (Close(1001, "bye"), Close(1001), "", 1001, "bye", "received 1001 bye, sent 1001"),
         (Close(1005), Close(1005), "", 1005, "", "received 1005, sent 1005"),
-        (None, Close(1002, "bad"), "bad", 1006, "bad", "no Close received, sent 1002 bad (bad)"),
+        (None, Close(1002, "bad"), "bad", 1006, "bad", "no Close received, sent 1002 bad"),
+        (None, Close(1002, "bad"), "reset", 1006, "reset", "no Close received, sent 1002 bad (reset)"),
+        (None, Close(1001), "reset", 1006, "reset", "no Close received, sent 1001 (reset)"),
         (None, None, "reset", 1006, "reset", "no Close received, none sent (reset)"),
         (None, None, "", 1006, "", "no Close received, none sent"),
         (Close(4000), None, "", 4000, "", "received 4000, none sent"),

@@ -57,9 +57,9 @@ class Waker:
 
 
 class Backoff:
-    """How long to wait after accept() has failed: 10 ms, doubled each time up to a second."""
+    """How long to wait after accept() has failed: 10 ms, doubled each time up to a third of a second."""
 
-    SHORTEST, LONGEST = 0.01, 1.0
+    SHORTEST, LONGEST = 0.01, 1 / 3
 
     def __init__(self) -> None:
         self._pause = 0.0

@@ -86,7 +86,8 @@ class ConnectionClosed(WebSocketError):
         theirs = f"received {self.received}" if self.received else "no Close received"
         ours = f"sent {self.sent}" if self.sent else "none sent"
         detail = self.args[2]
-        return f"{theirs}, {ours}" + (f" ({detail})" if detail else "")
+        said = self.sent is not None and self.sent.reason and detail.startswith(self.sent.reason)
+        return f"{theirs}, {ours}" + (f" ({detail})" if detail and not said else "")
 
 
 class ConnectionClosedOK(ConnectionClosed):
