@@ -222,9 +222,7 @@ class TestFailingExtension:
         wait_until(lambda: "a fault of the extension" in caplog.text)
 
     @pytest.mark.parametrize("half_of", [Encoder, Decoder])
-    def test_release(
-        self, half_of: type[Encoder], soon_unattended: None, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_release(self, half_of: type[Encoder], soon_unattended: None, caplog: pytest.LogCaptureFixture) -> None:
         self.check(failing_codec(half_of, "release"), lambda connection, peer: None, caplog)
         wait_until(lambda: "a fault of the extension" in caplog.text)
 

@@ -18,6 +18,7 @@ PLAN = """
 
     protocol.__init__
     protocol.closecodes
+    protocol.events
     protocol._speedups
     protocol.masking
     protocol.utf8
@@ -28,7 +29,6 @@ PLAN = """
     protocol.extensions
     protocol.deflate
     protocol.handshake
-    protocol.events
     protocol.endpoint
 
     settings

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from .deadline import Deadline
@@ -270,13 +270,23 @@ class Pump(ABC):
 
     def _fill(self) -> None:
         """As the pump, move events into the inbox up to its bound."""
-        while not self._full() and (event := self._parse()) is not None:
-            self._queue(event)
+        while not self._full():
+            if messages := self._parse_messages():
+                self._queue_messages(messages)
+            elif (event := self._parse()) is not None:
+                self._queue(event)
+            else:
+                return
 
     def _look_ahead(self) -> None:
         """As the pump, move what has already come into the inbox, but not the end: what comes before it comes first."""
-        while self._inbox_size < MOST_AHEAD and not self._full() and (event := self._parse(hold_end=True)) is not None:
-            self._queue(event)
+        while self._inbox_size < MOST_AHEAD and not self._full():
+            if messages := self._parse_messages():
+                self._queue_messages(messages)
+            elif (event := self._parse(hold_end=True)) is not None:
+                self._queue(event)
+            else:
+                return
 
     def _queue(self, event: AppEvent) -> None:
         """As the pump, put an event into the inbox."""
@@ -294,6 +304,28 @@ class Pump(ABC):
             return False
         self._skipping = not event.fin
         return True
+
+    def _queue_messages(self, messages: Sequence[Message]) -> None:
+        """As the pump, put messages into the inbox."""
+        size = sum(map(cost, messages))
+        with self._lock:
+            self._inbox.extend(messages)
+            self._inbox_size += size
+            if self._waiting:
+                self._changed.notify_all()
+
+    def _parse_messages(self) -> Sequence[Message]:
+        """As the pump, return messages that come next, as many as the inbox has room for; maybe none."""
+        if self._held is not None or self._failed or self._sent is not None:
+            return ()
+        limit = self.settings.max_queue_size
+        room = MOST_AHEAD if limit is None else max(1, min(MOST_AHEAD, limit - self._inbox_size))
+        messages = self._receiver.next_messages(room, OVERHEAD)
+        if messages:
+            self._events += len(messages)
+            self._messages_received += len(messages)
+            self._unparsed = self._receiver.parser.buffered > 0
+        return messages
 
     def _parse(self, hold_end: bool = False) -> AppEvent | None:
         """As the pump, return the next event for the application; answer and note the others.
@@ -316,7 +348,7 @@ class Pump(ABC):
                     if self._sent is None:  # after our Close, data is checked and dropped
                         if isinstance(event, Message) or event.fin:
                             self._messages_received += 1
-                        self._unparsed = self._receiver.has_more()
+                        self._unparsed = self._receiver.parser.buffered > 0
                         return event
                 elif isinstance(event, Closed):
                     self._on_close(event)

@@ -102,7 +102,10 @@ def stream(random: Random, masked: bool) -> bytes:
         rsv = random.randrange(8) if random.random() < 0.1 else 0
         fin = opcode > 2 or random.random() < 0.7
         masking_key = random.randbytes(4) if masked else None
-        frame = PYTHON["frames"].serialize(opcode, random.randbytes(length), fin, rsv, masking_key)
+        payload = random.randbytes(length)
+        if opcode == 1 and random.random() < 0.7:
+            payload = "".join(random.choices(TEXTS, k=random.randrange(40))).encode()
+        frame = PYTHON["frames"].serialize(opcode, payload, fin, rsv, masking_key)
         if random.random() < 0.1:
             frame = bytearray(frame)
             for _ in range(random.randrange(1, 4)):
@@ -132,6 +135,8 @@ def parsing(twin: Twin, random: Random) -> Trace:
             yield outcome(parser.feed, kind(random, data[at : at + step]))
             at += step
         for _ in range(random.choice([0, 1, 1, 2, 100])):
+            if random.random() < 0.3:
+                yield from messages(parser, random)
             frame = outcome(parser.next_frame)
             yield frame, parser.buffered, parser.remaining
             if frame is None:
@@ -139,6 +144,17 @@ def parsing(twin: Twin, random: Random) -> Trace:
             if frame[0] == "ProtocolError":
                 yield outcome(parser.next_frame)
                 return
+
+
+def messages(parser: Any, random: Random) -> Trace:
+    """Ask for whole messages; what is none of these is left as it is."""
+    limit, decode = random.choice([None, None, 0, 5, 126, 1 << 80, -1, -(1 << 80)]), random.random() < 0.6
+    if random.random() < 0.5:
+        yield outcome(parser.next_message, limit, decode)
+    else:
+        room, each = random.choice([0, 1, 50, 1000, 1 << 40, -1]), random.choice([0, 1, 64, 1 << 40, -1])
+        yield outcome(parser.next_messages, limit, decode, room, each)
+    yield parser.buffered, parser.remaining
 
 
 def collecting(twin: Twin, random: Random) -> Trace:

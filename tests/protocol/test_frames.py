@@ -373,7 +373,9 @@ class TestLimit:
 
     def test_the_largest_length_there_is(self, side):
         data = side.header(0x82, 127, ((1 << 63) - 1).to_bytes(8, "big"))
-        side.refuse_three_ways(data[:10], f"frame of {(1 << 63) - 1} bytes, the limit is 1048576 (max_frame_size)", 1009, max_size=1 << 20)
+        side.refuse_three_ways(
+            data[:10], f"frame of {(1 << 63) - 1} bytes, the limit is 1048576 (max_frame_size)", 1009, max_size=1 << 20
+        )
         for limit in (None, (1 << 63) - 1, 1 << 63, 1 << 80):
             parser = side.parser(max_size=limit)
             parser.feed(data + b"x")
@@ -626,3 +628,76 @@ class TestSerialize:
             frames.serialize(1, payload)
         with pytest.raises(TypeError):
             frames.serialize(1, payload, key=KEY)
+
+
+class TestMessages:
+    """What next_message gives, and what it leaves to next_frame."""
+
+    @pytest.mark.parametrize("size", [0, 1, 125, 126, 1024, 1025, 65535])
+    @pytest.mark.parametrize("key", [None, KEY], ids=["client", "server"])
+    def test_whole_messages_come_as_such(self, frames, key, size):
+        parser = frames.FrameParser(masked=key is not None)
+        text, data = "ü" * (size // 2) + "x" * (size % 2), bytes(range(256)) * (size // 256) + bytes(size % 256)
+        parser.feed(raw(1, text.encode(), key=key) * 2 + raw(2, data, key=key) + b"\x81")
+        assert parser.next_message(None, True) == (text, True)
+        assert parser.next_message(size, False) == (text.encode(), True)
+        assert parser.next_message(None, True) == (data, False)
+        assert parser.next_message(None, True) is None
+        assert parser.buffered == 1
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\x81",
+            raw(1, b"text")[:-1],
+            raw(1, b"x" * 126)[:3],
+            raw(1, b"text", fin=False),
+            raw(0, b"text"),
+            raw(1, b"text", rsv=4),
+            raw(2, b"text", key=KEY),
+            raw(9, b"ping"),
+            raw(1, b"\xff"),
+            raw(2, b"12345678901"),
+            raw(2, bytes(65536)),
+            b"\x82\x7e\x00\x04text",
+        ],
+    )
+    def test_what_is_none_is_left_whole(self, frames, data):
+        parser = frames.FrameParser(masked=False, rsv=4)
+        parser.feed(raw(2, b"before"))
+        parser.feed(data)
+        assert parser.next_message(10, True) == (b"before", False)
+        for decode in (True, False):
+            assert parser.next_message(10, decode) is None
+            assert parser.next_messages(10, decode, 1000, 1) == []
+        assert (parser.buffered, parser.remaining) == (len(data), 0)
+
+    def test_none_comes_in_the_middle_of_a_frame(self, frames):
+        parser = frames.FrameParser(masked=False)
+        inner = raw(2, b"inner")
+        parser.feed(raw(2, inner)[:2])
+        assert parser.next_frame().payload == b""
+        parser.feed(inner)
+        assert parser.next_message(None, True) is None
+        assert parser.next_frame().payload == inner
+
+    def test_the_limit_of_frames_holds(self, frames):
+        parser = frames.FrameParser(masked=False, max_size=3)
+        parser.feed(raw(2, b"123") + raw(2, b"1234"))
+        assert parser.next_message(None, True) == (b"123", False)
+        assert parser.next_message(None, True) is None
+        with pytest.raises(ProtocolError):
+            parser.next_frame()
+
+    def test_many_come_until_they_take_the_room(self, frames):
+        parser = frames.FrameParser(masked=False)
+        parser.feed(raw(1, b"four") * 9 + raw(9, b""))
+        assert parser.next_messages(None, True, 0, 64) == []
+        assert parser.next_messages(None, True, 1, 64) == [("four", True)]
+        assert parser.next_messages(None, True, 140, 64) == [("four", True)] * 2
+        assert parser.next_messages(None, False, 141, 64) == [(b"four", True)] * 3
+        assert parser.next_messages(None, True, 1000, 0) == [("four", True)] * 3
+        assert parser.buffered == 2
+        with pytest.raises(ValueError):
+            parser.next_messages(None, True, -1, 0)

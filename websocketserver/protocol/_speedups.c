@@ -30,9 +30,21 @@
         return result;                                            \
     }
 
+/* The same for a method that takes any number of arguments. */
+#define LOCKED_FASTCALL(name)                                                                      \
+    static PyObject *name##_locked(PyObject *self, PyObject *const *args, Py_ssize_t nargs)        \
+    {                                                                                              \
+        PyObject *result;                                                                          \
+        Py_BEGIN_CRITICAL_SECTION(self);                                                           \
+        result = name(self, args, nargs);                                                          \
+        Py_END_CRITICAL_SECTION();                                                                 \
+        return result;                                                                             \
+    }
+
 typedef struct {
     PyObject *protocol_error; /* exceptions.ProtocolError */
     PyTypeObject *frame;      /* frames.Frame; NULL until the first parser, since frames.py imports this module */
+    PyTypeObject *message;    /* events.Message, likewise */
 } State;
 
 /* Raise ProtocolError; return -1. */
@@ -208,6 +220,7 @@ static PyObject *mask_in_place(PyObject *Py_UNUSED(module), PyObject *const *arg
 #include "_speedups_parser.h"
 #include "_speedups_payload.h"
 #include "_speedups_utf8.h"
+#include "_speedups_message.h"
 
 /* ---- Serialising (5.2) ---- */
 
@@ -313,6 +326,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     State *state = PyModule_GetState(module);
     Py_VISIT(state->protocol_error);
     Py_VISIT(state->frame);
+    Py_VISIT(state->message);
     return 0;
 }
 
@@ -321,6 +335,7 @@ static int module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->protocol_error);
     Py_CLEAR(state->frame);
+    Py_CLEAR(state->message);
     return 0;
 }
 

@@ -13,20 +13,33 @@ typedef struct {
     Key key;
 } FrameParser;
 
-/* Find frames.Frame; not done while this module is imported, since frames.py is what imports it. */
-static int find_frame(State *state)
+/* Find Frame and Message; not done while this module is imported, since frames.py is what imports it. */
+static int find_tuples(State *state)
 {
-    if (state->frame)
-        return 0;
+    static const char *const names[] = {"Frame", "Message"};
+    PyTypeObject **types[] = {&state->frame, &state->message};
     PyObject *frames = PyImport_ImportModule("websocketserver.protocol.frames");
-    PyObject *frame = frames ? PyObject_GetAttrString(frames, "Frame") : NULL;
-    Py_XDECREF(frames);
-    if (frame && !(PyType_Check(frame) && PyType_IsSubtype((PyTypeObject *)frame, &PyTuple_Type))) {
-        PyErr_SetString(PyExc_TypeError, "frames.Frame is not a tuple");
-        Py_CLEAR(frame);
+    for (int i = 0; frames && i < 2; i++) {
+        PyObject *type = *types[i] ? NULL : PyObject_GetAttrString(frames, names[i]);
+        if (type && PyType_Check(type) && PyType_IsSubtype((PyTypeObject *)type, &PyTuple_Type))
+            *types[i] = (PyTypeObject *)type;
+        else if (type) {
+            PyErr_Format(PyExc_TypeError, "frames.%s is not a tuple", names[i]);
+            Py_DECREF(type);
+        }
     }
-    state->frame = (PyTypeObject *)frame;
-    return frame ? 0 : -1;
+    Py_XDECREF(frames);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Prepare a new tuple of a class of ours for its items: filled in directly, no call, no keywords. */
+static void begin_tuple(PyObject *tuple)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)tuple)->ob_hash = -1; /* not yet computed */
+#else
+    (void)tuple;
+#endif
 }
 
 static PyObject *parser_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -46,7 +59,8 @@ static PyObject *parser_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (max_size != Py_None && (limit = PyLong_AsLongLongAndOverflow(max_size, &overflow)) == -1 && PyErr_Occurred())
         return NULL;
     State *module = PyType_GetModuleState(type);
-    FrameParser *self = find_frame(module) < 0 ? NULL : (FrameParser *)type->tp_alloc(type, 0);
+    int found = module->frame && module->message ? 0 : find_tuples(module);
+    FrameParser *self = found < 0 ? NULL : (FrameParser *)type->tp_alloc(type, 0);
     if (self) {
         self->module = module;
         self->masked = masked;
@@ -180,7 +194,7 @@ static int take_header(FrameParser *self)
     return 1;
 }
 
-/* Return a Frame; takes the reference to the payload. Filled in directly: no call, no keywords. */
+/* Return a Frame; takes the reference to the payload. */
 static PyObject *new_frame(FrameParser *self, PyObject *payload)
 {
     PyTypeObject *type = self->module->frame;
@@ -189,9 +203,7 @@ static PyObject *new_frame(FrameParser *self, PyObject *payload)
         Py_DECREF(payload);
         return NULL;
     }
-#if PY_VERSION_HEX >= 0x030E0000
-    ((PyTupleObject *)frame)->ob_hash = -1; /* not yet computed */
-#endif
+    begin_tuple(frame);
     PyObject *length = PyLong_FromLongLong(self->length);
     PyTuple_SET_ITEM(frame, 0, PyLong_FromLong(self->first & 0x0F)); /* small ints exist already */
     PyTuple_SET_ITEM(frame, 1, PyBool_FromLong(self->first & 0x80));
@@ -272,45 +284,3 @@ static PyObject *parser_unmask(PyObject *object, PyObject *buffer)
         return NULL;
     Py_RETURN_NONE;
 }
-
-LOCKED(parser_feed)
-LOCKED(parser_next_frame)
-LOCKED(parser_unmask)
-
-static PyObject *parser_buffered(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromSsize_t(((FrameParser *)self)->end - ((FrameParser *)self)->at);
-}
-
-static PyObject *parser_remaining(PyObject *self, void *Py_UNUSED(closure))
-{
-    return PyLong_FromLongLong(((FrameParser *)self)->remaining);
-}
-
-static void parser_dealloc(PyObject *self)
-{
-    release(self, ((FrameParser *)self)->data);
-}
-
-static PyMethodDef parser_methods[] = {
-    {"feed", parser_feed_locked, METH_O, "Take bytes as they came from the peer."},
-    {"next_frame", parser_next_frame_locked, METH_NOARGS, "Return the next frame or piece of one, or None."},
-    {"unmask", parser_unmask_locked, METH_O, "Unmask the next payload bytes of the current frame in place."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef parser_attributes[] = {
-    {"buffered", parser_buffered, NULL, "Bytes fed and not yet given out.", NULL},
-    {"remaining", parser_remaining, NULL, "Payload bytes of the current frame still to come.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot parser_slots[] = {
-    {Py_tp_doc, "Feed bytes, ask for frames; None means that more bytes are needed."},
-    {Py_tp_new, parser_new},
-    {Py_tp_dealloc, parser_dealloc},
-    {Py_tp_traverse, traverse},
-    {Py_tp_methods, parser_methods},
-    {Py_tp_getset, parser_attributes},
-    {0, NULL},
-};

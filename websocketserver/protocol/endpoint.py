@@ -59,7 +59,7 @@ class Receiver:
         rsv = 0
         for codec in codecs:
             rsv |= codec.rsv
-        self._parser = FrameParser(masked=role is Role.SERVER, max_size=max_frame_size, rsv=rsv)
+        self.parser = FrameParser(masked=role is Role.SERVER, max_size=max_frame_size, rsv=rsv)  # what was fed
         self._decoders = [codec.decoder for codec in reversed(codecs)]
         self._max_size = max_message_size
         self._max_fragments = max_fragments
@@ -84,36 +84,44 @@ class Receiver:
     @property
     def buffered(self) -> int:
         """Bytes fed and not yet used."""
-        return self._parser.buffered
-
-    def has_more(self) -> bool:
-        """Return whether there may be another event in what was fed."""
-        return self._parser.buffered > 0
+        return self.parser.buffered
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer; behind its Close they are forgotten."""
         if not self.closed:
-            self._parser.feed(data)
+            self.parser.feed(data)
 
     def next_event(self) -> Event | None:
         """Return what the bytes fed so far say next; None if that takes more of them.
 
         Raises ProtocolError at the first byte that breaks the protocol; the half is useless then.
         """
-        next_frame = self._parser.next_frame
+        if not (self._in_message or self._as_fragments or self.closed):  # the common case: one frame, and all there
+            message = self.parser.next_message(self._max_size, self.decode_text)
+            if message is not None:
+                return message
+        next_frame = self.parser.next_frame
         while not self.closed:
             frame = self._filled or next_frame()
             if frame is None:
                 return None
-            opcode, fin, rsv, _, payload, complete = frame
-            if opcode >= CLOSE:
+            if frame.opcode >= CLOSE:
                 return self._on_control(frame)
-            if complete and fin and not (rsv or self._in_message or self._as_fragments):
-                return self._on_whole(opcode, payload)
-            event = self._on_data(frame)
+            if not self.in_frame:
+                self._begin_frame(frame)
+            event = self._on_piece(frame)
             if event is not None:
                 return event
         return None
+
+    def next_messages(self, room: int, each: int) -> list[Message]:
+        """Return messages that ``next_event`` would return next, none of another kind between them; maybe none.
+
+        There are no more than use up ``room`` bytes of what was fed; each counts ``each`` bytes more.
+        """
+        if self._in_message or self._as_fragments or self.closed:
+            return []
+        return self.parser.next_messages(self._max_size, self.decode_text, room, each)
 
     def begin_fragments(self) -> Fragment | None:
         """Have the message under way, or else the next, come in Fragments; return what there is of it so far.
@@ -139,7 +147,7 @@ class Receiver:
 
         Only inside a large payload that needs no decoding; ``buffer_updated`` says what was written.
         """
-        parser = self._parser
+        parser = self.parser
         if parser.remaining < DIRECT or parser.buffered or self._active or self._as_fragments:
             return None
         return self._payload.reserve(min(parser.remaining, LARGEST_READ))
@@ -147,13 +155,13 @@ class Receiver:
     def buffer_updated(self, buffer: memoryview, size: int) -> None:
         """Take the first ``size`` bytes of ``get_buffer``'s buffer; raises ProtocolError as next_event does."""
         with buffer[:size] as view:
-            self._parser.unmask(view)
+            self.parser.unmask(view)
             if self._text:
                 self._utf8.feed(view)
         buffer.release()
         self._payload.commit(size)
         self._size += size
-        if not self._parser.remaining:
+        if not self.parser.remaining:
             self._filled = Frame(0, self._fin, 0, 0, b"", True)
 
     def _on_control(self, frame: Frame) -> Event:
@@ -165,27 +173,6 @@ class Receiver:
         self.closed = True
         code, reason = parse_close(payload)
         return Closed(code, reason)
-
-    def _on_data(self, frame: Frame) -> Event | None:
-        if not self.in_frame:
-            self._begin_frame(frame)
-        return self._on_piece(frame)
-
-    def _on_whole(self, opcode: int, payload: bytes) -> Message:
-        """The common case: a message of one frame, as it was sent, all there."""
-        if not opcode:
-            raise ProtocolError("continuation frame without a message to continue")  # 5.4
-        if self._max_size is not None and len(payload) > self._max_size:
-            raise self._too_big(len(payload))
-        if opcode != TEXT:
-            return Message(payload, False)
-        if not self.decode_text:
-            self._utf8.feed(payload, True)
-            return Message(payload, True)
-        try:
-            return Message(payload.decode(), True)
-        except UnicodeDecodeError as error:
-            raise ProtocolError(f"text is not UTF-8: {error.reason}", CloseCode.INVALID_PAYLOAD_DATA) from None  # 8.1
 
     def _begin_frame(self, frame: Frame) -> None:
         """Check a data frame before its payload is awaited (5.4)."""

@@ -1,7 +1,7 @@
 """Frames: one WebSocket frame from and to bytes (RFC 6455, section 5.2).
 
 Owns     header layout, unmasking, the checks that need only one frame; the bytes of a message under way.
-Imports  exceptions, masking, and the C twins where those are built.
+Imports  exceptions, events, masking, and the C twins where those are built.
 Never    looks across frames: fragmentation, UTF-8 and message limits belong to the endpoint.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from enum import IntEnum
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..exceptions import ProtocolError
+from .events import Message
 from .masking import mask, mask_in_place
 
 __all__ = ["Frame", "FrameParser", "Opcode", "PayloadBuffer", "serialize", "serialize_header"]
@@ -51,6 +53,7 @@ _MESSAGE_BEGINS = frozenset((1, 2))  # the opcodes of a message's first frame, t
 _CONTROL = 0x8  # the bit that control opcodes have in common (5.5)
 _MAX_CONTROL = 125  # bytes in a control frame (5.5)
 _MAX_LENGTH = (1 << 63) - 1  # bytes in a frame (5.2)
+_TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, no reserved bits
 _LEAST_ROOM = 4096  # bytes worth a read
 _FIRST_ROOM = 16384  # bytes made for a payload of which nothing has arrived
 
@@ -150,6 +153,61 @@ class FrameParser:
                 opcode, fin, rsv = lawful
                 return tuple.__new__(Frame, (opcode, fin, rsv, length, payload, True))  # faster than Frame(...)
         return self._take_piece() if self._take_header() else None
+
+    def next_message(self, max_size: int | None, decode: bool, /) -> Message | None:
+        """Return the next message, if it is here and needs no second look; whoever calls knows of none under way.
+
+        It is one frame without reserved bits, with up to ``max_size`` and less than 65536 bytes; text is UTF-8 and
+        comes as str, without ``decode`` as bytes. What is anything else is left, whole, to ``next_frame``.
+        """
+        data, at = self._data, self._at
+        body = at + 6 if self._mask_bit else at + 2
+        if self.remaining or body > len(data) or data[at] not in (_TEXT, _BINARY):
+            return None
+        length = data[at + 1] - self._mask_bit
+        if length == 126:
+            body += 2
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            if length < 126:
+                return None
+        elif not 0 <= length < 126:
+            return None
+        end = body + length
+        if end > len(data) or self._max_size is not None and length > self._max_size:
+            return None
+        if max_size is not None and length > max_size:
+            return None
+        payload = bytes(data[body:end])
+        if self._mask_bit:
+            payload = mask(payload, data[body - 4 : body])
+        text = None
+        if data[at] == _TEXT:
+            try:
+                text = payload.decode()
+            except UnicodeDecodeError:
+                return None
+        if end < len(data):
+            self._at = end
+        else:
+            self._data, self._at = b"", 0
+        return Message(text if decode and text is not None else payload, text is not None)
+
+    def next_messages(self, max_size: int | None, decode: bool, room: int, each: int, /) -> list[Message]:
+        """Return what ``next_message`` would, again and again, until that has used up ``room`` bytes of what was fed.
+
+        A message counts ``each`` bytes more. Raises ValueError for a negative number.
+        """
+        _check_range("room", room, sys.maxsize)
+        _check_range("each", each, sys.maxsize)
+        messages = []
+        while room > 0:
+            room -= self.buffered + each
+            message = self.next_message(max_size, decode)
+            if message is None:
+                break
+            room += self.buffered
+            messages.append(message)
+        return messages
 
     def unmask(self, view: memoryview) -> None:
         """Unmask the next payload bytes of the current frame in place, and count them.
