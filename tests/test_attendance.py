@@ -183,6 +183,24 @@ class TestUnattended:
             wait_until(lambda: connection._inbox, 3)  # that is, in less than UNATTENDED
 
 
+def test_idle_connections_give_back_memory_though_pings_go_on(soon_unattended: None) -> None:
+    released = threading.Event()
+
+    class Releasing(Encoder):
+        def release(self) -> None:
+            released.set()
+
+    extension = Extension()
+    extension.name, extension.release_after = "releasing", 100 * MS
+    settings = Settings(ping_interval=20 * MS, ping_timeout=SOON)
+    with half(settings=settings, codecs=(Codec(extension, [], Releasing(), Decoder()),)) as (connection, peer):
+        while not released.is_set():  # a Ping each 20 ms, answered, until it happens
+            ping = peer.read_frame()
+            assert ping.opcode == 9
+            peer.frame(10, ping.payload)
+        assert connection.state is State.OPEN
+
+
 class Failing(Extension):
     """An extension whose halves do what the test says."""
 

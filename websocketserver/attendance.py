@@ -45,13 +45,14 @@ class AttendedChannel(Channel):
         super().__init__(transport, role, receiver, sender, settings, hooks)
         self.extensions = tuple(codecs)  #: the extensions agreed on (Codec), in the order of the answer
         self.latency: float | None = None  #: the last round-trip time of a Ping in seconds, None before the first
+        self._messages_sent = 0  # guarded by the write lock
         self._pings = Pings()  # guarded by the state lock
         now = time.monotonic()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
         self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
         self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
-        self._quiet_since = now  # when it last saw traffic
-        self._traffic = 0
+        self._quiet_since = now  # when it last saw messages
+        self._messages = 0
         timer.schedule(self, self._next_visit(now))
 
     def _on_close(self, event: Closed) -> None:
@@ -125,9 +126,9 @@ class AttendedChannel(Channel):
         """Have the extensions of a connection that has been idle for long enough give back memory."""
         if self._release_after is None:
             return
-        traffic = self._bytes_received + self._output.bytes_sent
-        if traffic != self._traffic:
-            self._traffic = traffic
+        messages = self._messages_received + self._messages_sent  # Pings come and go for ever
+        if messages != self._messages:
+            self._messages = messages
             self._quiet_since = now
         elif now - self._quiet_since >= self._release_after:
             if self._output.lock.acquire(False):

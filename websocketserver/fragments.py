@@ -100,7 +100,6 @@ class FragmentedChannel(AttendedChannel):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._messages_sent = 0  # guarded by the write lock
         self._speaker: Turn | None = None  # who sends in pieces; set with the write lock, cleared with the state lock
 
     # Receiving

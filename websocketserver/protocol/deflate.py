@@ -96,7 +96,7 @@ class PerMessageDeflate(Extension):
     ``memory_level``
         1 to 9: a compressor's memory beside its window is 2 ** (memory_level + 9) bytes.
     ``release_after``
-        seconds without traffic after which a connection's compressor is dropped, to be made anew when it is
+        seconds without a message after which a connection's compressor is dropped, to be made anew when it is
         needed; None: never.
     ``zlib``
         a module to use in place of the standard ``zlib``.

@@ -87,7 +87,7 @@ class Decoder:
         return bytes(data)
 
     def release(self) -> None:
-        """Give back memory that can be made again, as Encoder.release."""
+        """Give back memory that can be made again, as Encoder.release; not while a thread waits for a message."""
 
 
 class Extension:
@@ -95,7 +95,7 @@ class Extension:
 
     ``name`` is its token in Sec-WebSocket-Extensions; ``rsv`` the RSV bits that its messages may have set.
     Two extensions that use the same bit are never agreed on together. ``release_after`` is after how many
-    seconds without traffic the codec's halves are asked to give back memory; None: never.
+    seconds without a message the codec's halves are asked to give back memory; None: never.
 
     One object serves many connections in many threads: keep the state of a connection in its Codec.
     """
