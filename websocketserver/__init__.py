@@ -25,6 +25,7 @@ from .exceptions import (
 from .fragments import FragmentStream
 from .handler import WebSocketRequestHandler
 from .pings import PingWaiter
+from .pooling import PoolingWebSocketServer
 from .protocol.closecodes import CloseCode
 from .protocol.cookies import format_cookie, parse_cookies
 from .protocol.deflate import PerMessageDeflate
@@ -62,6 +63,7 @@ __all__ = [
     "Ping",
     "PingWaiter",
     "Pong",
+    "PoolingWebSocketServer",
     "ProtocolError",
     "Request",
     "Role",

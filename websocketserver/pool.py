@@ -71,14 +71,13 @@ class Tenant(ABC):
 class _Worker:
     """A thread of the pool. The pool's lock guards ``tenant`` once it is set, and ``passed``."""
 
-    __slots__ = ("lead", "passed", "tenant", "thread", "turns")
+    __slots__ = ("lead", "passed", "tenant", "turns")
 
     def __init__(self) -> None:
         self.lead = threading.Semaphore(0)  # released to make it the leader
         self.tenant: Tenant | None = None  # whom it serves
         self.turns = 0  # how many it has served as the leader
         self.passed = False  # it has lost the lead while serving, and its tenant is away
-        self.thread: threading.Thread | None = None
 
 
 class Pool:
@@ -101,9 +100,10 @@ class Pool:
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
         self._busy = 0  # workers that serve without having the lead
-        self._extras: set[threading.Thread] = set()  # beyond the workers, for what is urgent
+        self._extras = 0  # threads beyond the workers, for what is urgent
         self._leader: _Worker | None = None
         self._monitor = threading.Thread(target=self._watch, name="websocketserver-monitor", daemon=True)
+        self._threads = [self._monitor]  # all but the extras
 
     def start(self) -> None:
         """Start polling; raises RuntimeError or MemoryError where no thread is to be had."""
@@ -124,10 +124,8 @@ class Pool:
         """End the threads when the last tenant is gone, and wait for that."""
         with self._lock:
             self._stopping = True
-            threads = [worker.thread for worker in self._workers if worker.thread is not None]
-            threads += [*self._extras, self._monitor]
         self._waker.wake()
-        for thread in threads:
+        for thread in self._threads:  # which may grow meanwhile
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(deadline.left())
 
@@ -252,21 +250,21 @@ class Pool:
 
     def _start_extra_locked(self, tenant: Tenant) -> bool:
         """Serve an urgent tenant in a thread beyond the workers; False if there are enough of those."""
-        if len(self._extras) >= self._max_workers:
+        if self._extras >= self._max_workers:
             return False
         thread = threading.Thread(target=self._serve_extra, args=(tenant,), name="websocketserver-extra", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError):
             return False
-        self._extras.add(thread)
+        self._extras += 1
         return True
 
     def _serve_extra(self, tenant: Tenant) -> None:
         self._serve(tenant)
         self._put_back(tenant)
         with self._lock:
-            self._extras.discard(threading.current_thread())
+            self._extras -= 1
 
     def _poll(self) -> None:
         """As the leader, wait for something to serve."""
@@ -369,12 +367,13 @@ class Pool:
             return self._idle.pop()
         worker = _Worker()
         name = f"websocketserver-worker-{len(self._workers)}"
-        worker.thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
         try:
-            worker.thread.start()
+            thread.start()
         except (RuntimeError, MemoryError):
             return None
         self._workers.append(worker)
+        self._threads.append(thread)
         return worker
 
     def _take_away_locked(self, tenant: Tenant) -> None:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from .accepting import Threads
@@ -59,7 +60,7 @@ class PoolingWebSocketServer(WebSocketServer):
             pool.add(_Client(self, pool, request, client_address))
         except (RuntimeError, MemoryError, OSError) as error:
             self.registry.remove(request)
-            self._refuse(request, f"no thread to be had ({error})")
+            self._refuse(request, f"no pool to be had ({error})")
 
     def serve_apart(self, client: _Client) -> None:
         """Serve a connection in a thread of its own; where there is none to be had, close it."""
@@ -75,6 +76,11 @@ class PoolingWebSocketServer(WebSocketServer):
             client.serve_apart()
         finally:
             self._apart.ending()
+
+    def _begin_serving(self) -> None:
+        super()._begin_serving()
+        with suppress(RuntimeError, MemoryError, OSError):  # the next connection tries again
+            self._running_pool()
 
     def _running_pool(self) -> Pool:
         with self._pool_lock:
