@@ -837,7 +837,7 @@ class TestShutdown:
         for tls in (False, True):
             with pooled(Page, tls=tls) as running, connected(running) as half:
                 half.sendall(b"" if tls else b"GET /")
-                wait_until(lambda: tenants(running))  # noqa: B023
+                wait_until(lambda: tenants(running))
                 running.server.shutdown(SOON)
                 read_to_end(half)
                 assert not len(running.server.registry)
