@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from websocketserver import (
+    ConnectionClosed,
     ConnectionClosedOK,
+    Fragment,
     HandshakeError,
     PerMessageDeflate,
     Settings,
@@ -27,7 +29,19 @@ from websocketserver import (
 )
 from websocketserver import connection as connection_module
 
-from .support import MS, SOON, Running, certificates, closed_port, frame, run_in_thread, running_server, socket_pair
+from .support import (
+    MS,
+    SOON,
+    RawPeer,
+    Running,
+    certificates,
+    closed_port,
+    frame,
+    run_in_thread,
+    running_server,
+    socket_pair,
+    wait_until,
+)
 from .test_opening import read_head, switching
 
 
@@ -63,6 +77,11 @@ def echo() -> Iterator[Running]:
 def mirror() -> Iterator[Running]:
     with running_server(Mirror) as running:
         yield running
+
+
+@pytest.fixture
+def nobody_listens() -> int:
+    return closed_port()
 
 
 @pytest.fixture
@@ -475,3 +494,329 @@ class TestGlued:
         with by_hand(script) as url, WebSocketClient(url) as websocket:
             websocket.ping()
             assert websocket.recv(SOON) == bytes(range(256)) * 1000
+
+
+class Recorder(WebSocketClient):
+    """Keeps what its hooks are called with."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.threads: set[int] = set()
+        super().__init__(*args, **options)
+
+    def note(self, *call: Any) -> None:
+        self.calls.append(call)
+        self.threads.add(threading.get_ident())
+
+    def on_open(self) -> None:
+        self.note("open")
+
+    def on_message(self, message: str | bytes) -> None:
+        self.note("message", message)
+
+    def on_ping(self, payload: bytes) -> None:
+        self.note("ping", payload)
+
+    def on_pong(self, payload: bytes) -> None:
+        self.note("pong", payload)
+
+    def on_close(self, code: int, reason: str) -> None:
+        self.note("close", code, reason)
+
+    def on_error(self, error: Exception) -> None:
+        self.note("error", error)
+
+
+@contextlib.contextmanager
+def opposite(kind: type[Recorder] = Recorder, **options: Any) -> Iterator[tuple[Any, RawPeer]]:
+    """Yield a client that is not connected yet, and the server by hand that will be at the other end, once it is."""
+    ours, theirs = socket_pair()
+    with RawPeer(theirs, masks=False) as peer:
+        client = kind("ws://localhost/", sock=ours, connect=False, **options)
+        try:
+            yield client, peer
+        finally:
+            client.abort()
+
+
+def answer(peer: RawPeer, behind: bytes = b"") -> None:
+    peer.send(switching(read_head(peer.sock)) + behind)
+
+
+def finish(peer: RawPeer, code: int = 1000, reason: str = "") -> int:
+    """End the conversation from the server's side; return the client's code."""
+    peer.close_frame(code, reason)
+    got = peer.read_close()
+    peer.sock.close()
+    return got
+
+
+class TestBeingCalled:
+    """run_forever"""
+
+    def test_the_hooks_are_called_in_order_in_one_thread(self) -> None:
+        with opposite() as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(9, b"ping") + frame(1, "é".encode()) + frame(10, b"pong") + frame(2, b"") + frame(1))
+            assert peer.read_frame()[:2] == (10, b"ping")
+            assert finish(peer, 4001, "enough") == 4001
+            running.result()
+            assert client.calls == [
+                ("open",),
+                ("ping", b"ping"),
+                ("message", "é"),
+                ("pong", b"pong"),
+                ("message", b""),
+                ("message", ""),
+                ("close", 4001, "enough"),
+            ]
+            assert client.threads == {running.thread.ident}
+            assert client.state is State.CLOSED
+
+    def test_a_client_that_is_connected_runs_too(self, echo: Running) -> None:
+        class Greeter(Recorder):
+            def on_open(self) -> None:
+                self.websocket.send("hello")
+
+            def on_message(self, message: str | bytes) -> None:
+                super().on_message(message)
+                self.close(4000)
+
+        client = Greeter(echo.url())
+        client.run_forever()
+        assert client.calls == [("message", "hello"), ("close", 4000, "")]
+
+    def test_over_tls(self) -> None:
+        class Greeter(Recorder):
+            def on_open(self) -> None:
+                self.send("hello")
+
+            def on_message(self, message: str | bytes) -> None:
+                super().on_message(message)
+                self.start_close()
+
+        with running_server(Echo, tls=True) as running:
+            client = Greeter(running.url(), connect=False, **running.client_options)
+            client.run_forever()
+        assert client.calls == [("message", "hello"), ("close", 1000, "")]
+
+    def test_messages_come_in_fragments_where_that_hook_is_overridden(self) -> None:
+        class Pieces(Recorder):
+            def on_fragment(self, fragment: Fragment) -> None:
+                self.note(fragment)
+
+        with opposite(Pieces) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"a", fin=False) + frame(0, b"b"))
+            finish(peer)
+            running.result()
+            assert client.calls[1:3] == [(Fragment("a", True, False),), (Fragment("b", True, True),)]
+
+    @pytest.mark.parametrize("hook", ["on_open", "on_message", "on_ping", "on_pong"])
+    def test_an_exception_of_a_hook_is_told_and_raised_and_closes(self, hook: str) -> None:
+        error = LookupError("mine")
+
+        def fail(*args: Any) -> None:
+            raise error
+
+        kind = type("Failing", (Recorder,), {hook: fail})
+        with opposite(kind) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"m") + frame(9) + frame(10))
+            assert peer.read_close() == 1011
+            assert client.calls[-1] == ("error", error)
+            peer.close_frame(1011)
+            peer.sock.close()
+            with pytest.raises(LookupError, match="mine"):
+                running.result()
+            assert client.calls[-2:] == [("error", error), ("close", 1011, "")]
+
+    def test_on_error_may_choose_the_code(self) -> None:
+        class Failing(Recorder):
+            def on_message(self, message: str | bytes) -> None:
+                raise LookupError
+
+            def on_error(self, error: Exception) -> None:
+                self.start_close(4999)
+
+        with opposite(Failing) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"m"))
+            assert peer.read_close() == 4999
+            peer.sock.close()
+            with pytest.raises(LookupError):
+                running.result()
+
+    @pytest.mark.parametrize("hook", ["on_error", "on_close"])
+    def test_exceptions_of_the_last_hooks_are_raised_too(self, hook: str) -> None:
+        def fail(*args: Any) -> None:
+            raise ZeroDivisionError
+
+        def on_message(self: Recorder, message: str | bytes) -> None:
+            raise LookupError
+
+        kind = type("Failing", (Recorder,), {hook: fail, "on_message": on_message})
+        with opposite(kind) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"m"))
+            assert peer.read_close() == 1011
+            peer.sock.close()
+            with pytest.raises(ZeroDivisionError) as caught:
+                running.result()
+            assert isinstance(caught.value.__context__, LookupError)
+            assert client.state is State.CLOSED
+
+    def test_an_interrupt_passes_on_error_by(self) -> None:
+        class Interrupted(Recorder):
+            def on_message(self, message: str | bytes) -> None:
+                raise KeyboardInterrupt
+
+        with opposite(Interrupted) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"m"))
+            assert peer.read_close() == 1001
+            peer.sock.close()
+            with pytest.raises(KeyboardInterrupt):
+                running.result()
+            assert [call[0] for call in client.calls] == ["open", "close"]
+
+    def test_a_send_to_a_peer_that_has_left_is_no_error(self) -> None:
+        class Late(Recorder):
+            def on_message(self, message: str | bytes) -> None:
+                super().on_message(message)
+                wait_until(lambda: self.attend() and self.state is not State.OPEN)
+                self.send("too late")
+
+        with opposite(Late) as (client, peer):
+            running = run_in_thread(client.run_forever)
+            answer(peer, frame(1, b"m"))
+            finish(peer)
+            running.result()
+            assert client.calls == [("open",), ("message", "m"), ("close", 1000, "")]
+
+    def test_it_runs_once(self, echo: Running) -> None:
+        client = Recorder(echo.url())
+        client.close()
+        client.run_forever()
+        assert client.calls == [("open",), ("close", 1000, "")]
+        with pytest.raises(RuntimeError, match="before"):
+            client.run_forever()
+
+    @pytest.mark.parametrize("ending", ["close", "abort", "start_close"])
+    def test_any_thread_ends_it(self, ending: str, echo: Running) -> None:
+        client = Recorder(echo.url(), connect=False)
+        running = run_in_thread(client.run_forever)
+        wait_until(lambda: client.calls == [("open",)])
+        getattr(client, ending)()
+        running.result()
+        assert client.calls[1:] == [("close", 1006, "aborted here") if ending == "abort" else ("close", 1000, "")]
+
+    def test_a_failure_to_connect_is_told_and_raised(self) -> None:
+        client = Recorder(f"ws://127.0.0.1:{closed_port()}/", connect=False)
+        with pytest.raises(ConnectionRefusedError) as caught:
+            client.run_forever()
+        assert client.calls == [("error", caught.value)]
+        assert client.state is State.CLOSED
+        with pytest.raises(RuntimeError, match="once"):
+            client.connect()
+
+    def test_a_refusal_is_told_and_raised(self, echo: Running) -> None:
+        client = Recorder(echo.url(), connect=False, origin="https://elsewhere.example")
+        with pytest.raises(HandshakeError) as caught:
+            client.run_forever()
+        assert caught.value.status == 403
+        assert client.calls == [("error", caught.value)]
+
+
+class TestNotYetConnected:
+    """connect=False"""
+
+    def test_connect_connects(self, echo: Running) -> None:
+        with WebSocketClient(echo.url(), connect=False) as client:
+            assert client.state is State.CONNECTING
+            client.connect()
+            assert client.state is State.OPEN
+            client.send("hello")
+            assert client.recv(SOON) == "hello"
+            with pytest.raises(RuntimeError, match="once"):
+                client.connect()
+
+    def test_nothing_happens_before(self, nobody: None) -> None:
+        with pytest.raises(AssertionError):
+            WebSocketClient("ws://nowhere.example/")
+        with pytest.raises(ValueError, match="looks like"):
+            WebSocketClient("http://nowhere.example/", connect=False)
+
+    def test_until_then_it_is_like_a_connection_that_has_ended(self) -> None:
+        client = WebSocketClient("ws://localhost/", connect=False)
+        calls: list[Callable[[], Any]] = [
+            client.recv,
+            client.next_event,
+            client.ping,
+            client.pong,
+            lambda: client.send("m"),
+            lambda: client.send_fragments(["m"]),
+            lambda: list(client.recv_fragments()),
+            lambda: list(client),
+            lambda: list(client.events()),
+        ]
+        for call in calls:
+            with pytest.raises(ConnectionClosed, match="not connected yet"):
+                call()
+        assert client.fileno() == -1
+        assert client.stats == (0, 0, 0, 0)
+        assert client.state is State.CONNECTING
+        assert "connecting" in repr(client)
+        client.close()
+
+    @pytest.mark.parametrize("ending", ["close", "abort", "start_close"])
+    def test_what_has_been_ended_does_not_connect(self, ending: str, nobody_listens: int) -> None:
+        client = Recorder(f"ws://127.0.0.1:{nobody_listens}/", connect=False)
+        getattr(client, ending)()
+        assert client.state is State.CLOSED
+        with pytest.raises(ConnectionAbortedError):
+            client.connect()
+        client.run_forever()
+        assert client.calls == []
+
+    @pytest.mark.parametrize("ending", ["close", "abort", "start_close"])
+    def test_any_thread_ends_the_opening_handshake(self, ending: str) -> None:
+        with opposite() as (client, peer):
+            running = run_in_thread(client.run_forever)
+            read_head(peer.sock)
+            getattr(client, ending)()
+            running.result()
+            assert client.calls == []
+            assert client.state is State.CLOSED
+            assert peer.read_to_end() == b""
+
+    def test_connect_says_that_it_was_ended(self) -> None:
+        with opposite() as (client, peer):
+            connecting = run_in_thread(client.connect)
+            read_head(peer.sock)
+            client.abort()
+            with pytest.raises(ConnectionAbortedError, match="aborted here"):
+                connecting.result()
+
+    def test_aborted_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opposite() as (client, peer):
+            finish_attempt = client._attempt.finish
+
+            def late() -> None:
+                client.abort()
+                finish_attempt()
+
+            monkeypatch.setattr(client._attempt, "finish", late)
+            connecting = run_in_thread(client.connect)
+            answer(peer)
+            with pytest.raises(ConnectionAbortedError):
+                connecting.result()
+            assert peer.read_to_end() == b""
+            assert client.fileno() == -1
+
+    @pytest.mark.parametrize("call", ["close", "start_close"])
+    def test_a_code_that_may_not_be_sent_is_refused(self, call: str) -> None:
+        client = WebSocketClient("ws://localhost/", connect=False)
+        with pytest.raises(ValueError, match="1006"):
+            getattr(client, call)(1006)
+        assert client.state is State.CONNECTING

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from websocketserver.deadline import Deadline
-from websocketserver.dialing import Dialer
+from websocketserver.dialing import Attempt, Dialer
 
-from .support import MS, SOON, certificates, closed_port, run_in_thread, socket_pair
+from .support import MS, SOON, certificates, closed_port, run_in_thread, socket_pair, wait_until
 
 AddressInfo = tuple[Any, ...]
 
@@ -265,3 +265,94 @@ class TestTLS:
             raw = socket.create_connection(("127.0.0.1", port))
             with certificates().client.wrap_socket(raw, server_hostname="localhost") as wrapped:
                 assert connect(Dialer("other.example", 443, certificates().client, sock=wrapped)) is wrapped
+
+
+class TestAborting:
+    """Another thread ends whatever is being waited for."""
+
+    def abort(self, dialer: Dialer, begun: Callable[[Attempt], object], timeout: float | None = SOON) -> None:
+        attempt = Attempt()
+        connecting = run_in_thread(dialer.connect, Deadline(timeout), attempt)
+        wait_until(lambda: begun(attempt))
+        assert attempt.abort()
+        with pytest.raises(OSError):  # whatever the system says; the client translates it
+            connecting.result(1)
+
+    @pytest.mark.parametrize("timeout", [SOON, None])
+    def test_connecting(self, timeout: float | None) -> None:
+        with dead_port() as port:
+            self.abort(Dialer("127.0.0.1", port), lambda attempt: attempt._sock is not None, timeout)
+
+    def test_no_further_address_is_tried(self, resolver: Callable[..., list[str]], listener: socket.socket) -> None:
+        with dead_port() as port:
+            resolver(port, listener.getsockname()[1])
+            self.abort(Dialer("somewhere.example", 80), lambda attempt: attempt._sock is not None)
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+    @pytest.mark.parametrize("timeout", [SOON, None])
+    def test_resolving(self, timeout: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        real, go_on, asked = socket.getaddrinfo, threading.Event(), threading.Event()
+
+        def hang(host: str, *args: Any, flags: int = 0, **options: Any) -> Any:
+            if flags & socket.AI_NUMERICHOST:
+                return real(host, *args, **options, flags=flags)
+            asked.set()
+            go_on.wait(SOON)
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        try:
+            self.abort(Dialer("hangs.example", 80), lambda attempt: asked.is_set(), timeout)
+        finally:
+            go_on.set()
+
+    def test_the_tls_handshake(self, listener: socket.socket) -> None:
+        dialer = Dialer("localhost", listener.getsockname()[1], certificates().client)
+        accepted: list[socket.socket] = []
+
+        def begun(attempt: Attempt) -> bool:
+            if not accepted:
+                accepted.append(listener.accept()[0])
+                accepted[0].settimeout(SOON)
+                assert accepted[0].recv(1)  # of the ClientHello
+            return isinstance(attempt._sock, ssl.SSLSocket)
+
+        try:
+            self.abort(dialer, begun)
+        finally:
+            accepted[0].close()
+
+    def test_before_it_begins(self, listener: socket.socket) -> None:
+        attempt = Attempt()
+        assert attempt.abort()
+        for call in (attempt.begin, attempt.finish, lambda: attempt.wait_for(lambda: False, SOON)):
+            with pytest.raises(ConnectionAbortedError):
+                call()
+        with pytest.raises(ConnectionAbortedError):
+            Dialer("127.0.0.1", listener.getsockname()[1]).connect(Deadline(SOON), attempt)
+
+    def test_a_socket_that_was_given_is_closed_where_nobody_else_will(self) -> None:
+        ours, theirs = socket_pair()
+        with ours, theirs:
+            assert Attempt(ours).abort()
+            assert ours.fileno() == -1
+
+    def test_after_success_there_is_nothing_to_abort(self) -> None:
+        ours, theirs = socket_pair()
+        with ours, theirs:
+            attempt = Attempt()
+            attempt.begin()
+            attempt.use(ours)
+            attempt.finish()
+            assert not attempt.abort()
+            assert not attempt.aborted
+            ours.send(b"x")
+            assert theirs.recv(1) == b"x"
+
+    def test_it_begins_once(self) -> None:
+        attempt = Attempt()
+        attempt.begin()
+        with pytest.raises(RuntimeError, match="once"):
+            attempt.begin()

@@ -91,7 +91,7 @@ class TestTheEnd:
     @pytest.mark.parametrize(
         ("error", "states"),
         [
-            (closed, {State.CLOSING, State.CLOSED}),
+            (closed, {State.CONNECTING, State.CLOSING, State.CLOSED}),
             (TimeoutError(), {State.CLOSED}),
             (OSError(), set()),
             (ValueError(), set()),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .deadline import Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
@@ -34,10 +34,13 @@ __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
 
+Self = TypeVar("Self", bound="WebSocketConnection")  # typing has it from 3.11 on
+
 
 class State(Enum):
-    """Where a connection stands (RFC 6455, section 7.1)."""
+    """Where a connection stands (RFC 6455, section 7.1); CONNECTING is a client that has still to connect."""
 
+    CONNECTING = "connecting"
     OPEN = "open"
     CLOSING = "closing"
     CLOSED = "closed"
@@ -296,7 +299,7 @@ class WebSocketConnection(FragmentedChannel):
         """End the connection at once, without a closing handshake; never blocks."""
         self._cut("aborted here")
 
-    def __enter__(self) -> WebSocketConnection:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(

@@ -1,19 +1,94 @@
-"""Dialing: from a host and a port to a connected stream, plain or TLS, all under one deadline."""
+"""Dialing: from a host and a port to a connected stream, plain or TLS, all under one deadline.
+
+Any thread may abort it meanwhile: whatever is being waited for ends at once.
+"""
 
 from __future__ import annotations
 
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .deadline import Deadline
 from .streams import Link
+from .transport import shutdown
 
-__all__ = ["Dialer"]
+__all__ = ["Attempt", "Dialer"]
 
 _AddressInfo = tuple[Any, ...]  # as socket.getaddrinfo() gives it
+
+
+class Attempt:
+    """One attempt to connect, up to the end of the opening handshake. Thread-safe.
+
+    The socket in use is known here, and ``abort`` shuts it down, which ends whatever waits for it. Where it has been
+    aborted, the other methods raise ConnectionAbortedError. ``sock`` is a socket that is used from the beginning.
+    """
+
+    def __init__(self, sock: socket.socket | None = None) -> None:
+        self._changed = threading.Condition(threading.RLock())  # guards all below; signal handlers may come back to it
+        self._sock = sock
+        self._begun = False
+        self.aborted = False
+        self.failed = False
+        self.connected = False  # it has succeeded, and the socket is another's
+
+    def begin(self) -> None:
+        """Begin; raises RuntimeError where that was done before."""
+        with self._changed:
+            if self._begun:
+                raise RuntimeError("a client connects once: make another")
+            self._check_locked()
+            self._begun = True
+
+    def use(self, sock: socket.socket) -> None:
+        """Use this socket from now on."""
+        with self._changed:
+            self._sock = sock
+            self._check_locked()
+
+    def close(self, sock: socket.socket) -> None:
+        """Close a socket that was used; never raises ConnectionAbortedError."""
+        with self._changed:
+            self._sock = None  # before its number can be another's
+        sock.close()
+
+    def wait_for(self, condition: Callable[[], object], seconds: float | None) -> None:
+        """Wait until the condition holds, looking again at each ``notify``; so many seconds at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.aborted or condition(), seconds)
+            self._check_locked()
+
+    def notify(self) -> None:
+        """What somebody waits for may have come."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """It has succeeded: from now on there is nothing to abort here."""
+        with self._changed:
+            self._check_locked()
+            self._sock = None
+            self.connected = True
+
+    def abort(self) -> bool:
+        """Abort; return False where it has succeeded before. Never blocks."""
+        with self._changed:
+            if self.connected:
+                return False
+            self.aborted = True
+            if self._sock is not None:
+                shutdown(self._sock, socket.SHUT_RDWR)
+                if not self._begun:  # nobody else will
+                    self._sock.close()
+            self._changed.notify_all()
+            return True
+
+    def _check_locked(self) -> None:
+        if self.aborted:
+            raise ConnectionAbortedError("aborted here while connecting")
 
 
 class Dialer(NamedTuple):
@@ -26,41 +101,49 @@ class Dialer(NamedTuple):
     unix_path: str | None = None
     source_address: tuple[str, int] | None = None
 
-    def connect(self, deadline: Deadline) -> Link:
-        """Return the connected stream; raises OSError (TimeoutError by the deadline, ssl.SSLError)."""
-        link = Link(self._connect(deadline), deadline)
+    def connect(self, deadline: Deadline, attempt: Attempt | None = None) -> Link:
+        """Return the connected stream; raises OSError (TimeoutError by the deadline, ssl.SSLError).
+
+        Its socket is then the attempt's to close.
+        """
+        attempt = attempt or Attempt()
+        link = Link(self._connect(deadline, attempt), deadline)
         if self.ssl_context is None or isinstance(link.sock, ssl.SSLSocket):
             return link
         try:
             link.sock = self.ssl_context.wrap_socket(
                 link.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
+            attempt.use(link.sock)
             link.handshake()
         except BaseException:
-            link.sock.close()
+            attempt.close(link.sock)
             raise
         return link
 
-    def _connect(self, deadline: Deadline) -> socket.socket:
+    def _connect(self, deadline: Deadline, attempt: Attempt) -> socket.socket:
         if self.sock is not None:
             return self.sock
         if self.unix_path is not None:
-            return self._try_address((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", self.unix_path), deadline)
-        addresses = _resolve(self.host, self.port, deadline)
+            return self._try_address((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", self.unix_path), deadline, attempt)
+        addresses = _resolve(self.host, self.port, deadline, attempt)
         failures: list[OSError] = []
         for tried, address in enumerate(addresses):
             left = deadline.left()  # shared out: an address that is dead leaves time for the next
             share = None if left is None else left / (len(addresses) - tried)
             try:
-                return self._try_address(address, deadline.sooner(share))
+                return self._try_address(address, deadline.sooner(share), attempt)
             except OSError as error:
+                if attempt.aborted:
+                    raise
                 failures.append(error)
         raise failures[-1 if deadline.passed() else 0]
 
-    def _try_address(self, address: _AddressInfo, deadline: Deadline) -> socket.socket:
+    def _try_address(self, address: _AddressInfo, deadline: Deadline, attempt: Attempt) -> socket.socket:
         family, kind, protocol, _, where = address
         sock = socket.socket(family, kind, protocol)
         try:
+            attempt.use(sock)
             if self.source_address is not None:
                 sock.bind(self.source_address)
             left = deadline.left()
@@ -69,18 +152,18 @@ class Dialer(NamedTuple):
             sock.settimeout(left)
             sock.connect(where)
         except BaseException:
-            sock.close()
+            attempt.close(sock)
             raise
         return sock
 
 
-def _resolve(host: str, port: int, deadline: Deadline) -> Sequence[_AddressInfo]:
+def _resolve(host: str, port: int, deadline: Deadline, attempt: Attempt) -> Sequence[_AddressInfo]:
     """Return the addresses of a host. A name may take the system's resolver long: that happens in a thread."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass
-    if deadline.at is None or host == "localhost":
+    if host == "localhost":
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     results: list[Sequence[_AddressInfo] | Exception] = []
 
@@ -89,10 +172,10 @@ def _resolve(host: str, port: int, deadline: Deadline) -> Sequence[_AddressInfo]
             results.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except Exception as error:
             results.append(error)
+        attempt.notify()
 
-    thread = threading.Thread(target=resolve, name=f"websocketserver-resolve-{host}", daemon=True)
-    thread.start()
-    thread.join(deadline.left())
+    threading.Thread(target=resolve, name=f"websocketserver-resolve-{host}", daemon=True).start()
+    attempt.wait_for(lambda: results, deadline.left())
     if not results:
         raise TimeoutError(f"the address of {host} could not be found in time")
     if isinstance(results[0], Exception):
