@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from websocketserver.connection import Role, State
+from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
@@ -169,6 +170,16 @@ class TestUnattended:
             first.result()
             second.result(3)  # that is, in less than UNATTENDED
             assert len(client.recv(SOON)) == 16 << 20
+
+    def test_comes_again_where_it_found_nothing_at_first(self) -> None:
+        """What the writer saw coming may come a moment later."""
+        with half() as (connection, peer):
+            assert connection._lock_output(Deadline(SOON))
+            connection._unread = True
+            connection._unlock_output()
+            threading.Event().wait(20 * MS)
+            peer.frame(1, b"late")
+            wait_until(lambda: connection._inbox, 3)  # that is, in less than UNATTENDED
 
     def test_reads_what_a_writer_saw_and_left(self) -> None:
         with half() as (connection, peer):

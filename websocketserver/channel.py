@@ -110,8 +110,8 @@ class Channel(Pump):
         if unread:
             self._unread = False
         output.lock.release()
-        if unread:  # the peer may be waiting for us to read all that it sends
-            timer.schedule(self, time.monotonic())
+        if unread:  # the peer may be waiting for us to read all that it sends, now or in a moment
+            self._come_soon()
         if output.queued or output.rest or self._over:
             self._flush()
 
@@ -146,7 +146,7 @@ class Channel(Pump):
 
     @abstractmethod
     def _come_soon(self) -> None:
-        """Have the timer come soon: the socket is full, and maybe nobody is waiting for room."""
+        """Have the timer come soon, and again with growing pauses: maybe nobody waits for room, or for input."""
 
     # Closing
 
