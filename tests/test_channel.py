@@ -305,6 +305,14 @@ class TestWriters:
             connection.send("now")
             assert peer.read_frame().payload == b"now"
 
+    def test_send_that_times_out_over_tls_aborts(self) -> None:
+        """OpenSSL has made a record of it, which must leave before anything else."""
+        with half(tls=True) as (connection, _):
+            with pytest.raises(TimeoutError, match="aborted"):
+                while True:
+                    connection.send(bytes(1000), timeout=0)
+            assert connection.state is State.CLOSED
+
     def test_send_that_times_out_after_compression_aborts(self) -> None:
         """The peer's decompressor would not have gone on."""
         settings = Settings(compression=PerMessageDeflate(threshold=0))
