@@ -66,6 +66,18 @@ def test_origin_check() -> None:
             assert refusal.value.status == 403
 
 
+def test_chat() -> None:
+    with example("chat", 0) as server:
+        url = server.url()
+        with WebSocketClient(url + "Ada") as ada:
+            assert ada.recv(timeout=SOON) == "Ada is here"
+            with WebSocketClient(url) as other:
+                assert ada.recv(timeout=SOON) == other.recv(timeout=SOON) == "Somebody is here"
+                other.send("good morning")
+                assert ada.recv(timeout=SOON) == other.recv(timeout=SOON) == "Somebody: good morning"
+            assert ada.recv(timeout=SOON) == "Somebody is gone"
+
+
 def test_static_site() -> None:
     with example("static_site", 0) as server:
         url = server.url()
