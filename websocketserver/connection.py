@@ -177,16 +177,20 @@ class WebSocketConnection(FragmentedChannel):
         says whether the connection is still usable or, because part of the message had left, was aborted.
         Raises ConnectionClosed, and TypeError for any other kind of message.
         """
-        data, is_text = as_payload(message, text)
+        data, is_text = (message.encode(), True) if text is None and type(message) is str else as_payload(message, text)
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
         if self._speaker is not None:
             self._await_speaker(deadline)
         try:
-            sender = self._output.sender
+            output = self._output
+            sender = output.sender
             try:
                 buffers = sender.message(data, text=is_text, compress=compress)
-                whole = self._write_or_gather(buffers, deadline)
+                if self._gathering is None and not output.gathered:
+                    whole = output.write(buffers, deadline)
+                else:
+                    whole = self._write_or_gather(buffers, deadline)
             except Broken:
                 raise self._lost_error() from None
             except TimeoutError:
@@ -252,14 +256,15 @@ class WebSocketConnection(FragmentedChannel):
         """Take the write lock and send what is pending before us; on any failure leave the lock."""
         if self._sent is not None:  # no need to wait for the lock to say so
             raise self._closed_error()
-        if not self._lock_output(deadline):
+        output = self._output
+        if not (output.lock.acquire(False) or self._lock_output(deadline)):
             raise TimeoutError("another thread is still sending; nothing was sent, and the connection is usable")
         try:
             if self._sent is not None or self._input_over:
                 raise self._closed_error()
-            if self._output.broken:
+            if output.broken:
                 raise self._lost_error()
-            if self._output.waits and not self._write_pending(deadline):
+            if (output.queued or output.rest) and not self._write_pending(deadline):
                 self._not_sent(False)
         except Broken:
             error = self._lost_error()

@@ -110,8 +110,9 @@ class Output:
 
     def gather(self, buffers: list[Buffer]) -> bool:
         """Keep a message for the next write; return whether there is enough for one. The caller holds the lock."""
-        self.gathered += [buffer if isinstance(buffer, bytes) else bytes(buffer) for buffer in buffers]
-        self._gathered_size += sum(map(len, buffers))
+        for buffer in buffers:
+            self.gathered.append(buffer if isinstance(buffer, bytes) else bytes(buffer))
+            self._gathered_size += len(buffer)
         return self._gathered_size >= GATHERED
 
     def take_gathered(self) -> list[Buffer]:
@@ -144,8 +145,14 @@ class Output:
         Returns False where the deadline came while not one byte had been taken; raises TimeoutError where
         it came in the middle, and Broken.
         """
-        taken = self._offer(buffers)
-        if taken == len(buffers[0]) and len(buffers) == 1:  # the common case
+        if self.broken:
+            raise Broken(self.broken)
+        try:
+            taken = self._transport.send(buffers)
+        except OSError as error:
+            raise self._break(error) from error
+        self.bytes_sent += taken
+        if len(buffers) == 1 and taken == len(buffers[0]):  # the common case
             return True
         began = taken > 0 or not self._transport.retractable
         rest = remaining(buffers, taken)
@@ -183,14 +190,18 @@ class Output:
         try:
             taken = self._transport.send(buffers)
         except OSError as error:
-            self.broken = error.strerror or str(error) or type(error).__name__
-            self.rest = []
-            self.take_gathered()
-            with self._state_lock:
-                self.queued.clear()
-            raise Broken(self.broken) from error
+            raise self._break(error) from error
         self.bytes_sent += taken
         return taken
+
+    def _break(self, error: OSError) -> Broken:
+        """Forget all that would have been sent; return what to raise."""
+        self.broken = error.strerror or str(error) or type(error).__name__
+        self.rest = []
+        self.take_gathered()
+        with self._state_lock:
+            self.queued.clear()
+        return Broken(self.broken)
 
 
 def remaining(buffers: Sequence[Buffer], taken: int) -> list[Buffer]:

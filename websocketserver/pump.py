@@ -390,7 +390,16 @@ class Pump(ABC):
             # in the main thread, where an interrupt could then lose what has just been read.
             output = self._output
             block = deadline.at is None and not (output.queued or output.rest) and get_ident() != MAIN_THREAD
-            size = self._take_in(block)
+            receiver = self._receiver
+            size: int | None
+            if receiver.in_frame or self._input_over:
+                size = self._take_in(block)
+            else:  # the common case, without a detour
+                data = self._transport.receive(READ_SIZE, block)
+                size = None if data is None else len(data)
+                if data:
+                    self._unparsed = True
+                    receiver.parser.feed(data)
             while size is None:
                 self._read_ended()
                 self._idle = True

@@ -267,6 +267,8 @@ class Sender:
         opcode = TEXT if text else BINARY
         step = self._fragment_size
         if not self._encoders and step is None:  # the common case
+            if self._new_key is None and len(data) <= JOINED:
+                return [serialize(opcode, data)]
             return self._frame(opcode, data, True, 0)
         rsv = 0
         for encoder in self._encoders:
