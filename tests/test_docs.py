@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import websocketserver
+from websocketserver import PerMessageDeflate, Settings, ThreadingWebSocketServer, WebSocketRequestHandler
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -24,3 +26,22 @@ def test_every_page_is_in_a_table_of_contents() -> None:
         index = (DOCS / folder / "index.rst").read_text()
         for page in (DOCS / folder).glob("*.rst"):
             assert page.stem == "index" or re.search(rf"^   {page.stem}$", index, re.MULTILINE), page
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = (DOCS / "howto" / "limits.rst").read_text()
+    rows = dict(re.findall(r"^   \* - ``(\w+)``\n     - (.+)$", page, re.MULTILINE))
+    assert {field.name for field in fields(Settings)} < set(rows)
+    assert rows.pop("max_workers") == "CPUs + 4, at most 32"
+    for name, text in rows.items():
+        owner = WebSocketRequestHandler if hasattr(WebSocketRequestHandler, name) else ThreadingWebSocketServer
+        default = 1 << 20 if text == "1 MiB" else eval(text, {"PerMessageDeflate": PerMessageDeflate})
+        assert getattr(owner, name) == default, name
+
+
+def test_every_program_of_the_tutorial_is_an_example() -> None:
+    pages = "".join(page.read_text() for page in (DOCS / "tutorial").glob("*.rst"))
+    programs = set(re.findall(r"python3 -m examples\.(\w+)", pages))
+    assert len(programs) >= 4
+    for program in programs:
+        assert (DOCS.parent / "examples" / f"{program}.py").is_file()
