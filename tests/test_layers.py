@@ -50,6 +50,7 @@ PLAN = """
     forwarded
     httphandler
     handler
+    verbs
     server
     unixserver
     polling

@@ -87,6 +87,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
     websocket: WebSocketConnection
 
     _upgraded = False
+    _failure: HandshakeError | None = None  # why the handshake has failed
     _hooks_over = False  # a hook has failed: the others are not called any more
 
     # The handshake
@@ -121,6 +122,10 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         """Return None to go on, or the status with which to refuse.
 
         To refuse with more than a status, answer here (``send_error``, ``send_response``).
+
+        It may take its time, which nothing bounds but itself: the client waits, and so does this thread (in a pool one
+        of ``max_workers``). A client that leaves meanwhile is noticed afterwards, by on_close with 1006. If the
+        server is shut down meanwhile, the answer is 503 whatever is returned, and the socket is cut at the deadline.
         """
         return None
 
@@ -173,7 +178,9 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
     def _answer_request(self) -> None:
         if is_upgrade(self._head):
             self.handle_upgrade()
-            self._linger = not self._upgraded  # what came behind a request that was refused is unread
+            if not self._upgraded:
+                self._linger = True  # what came behind a request that was refused is unread
+                self._tell_failure()
         else:
             super()._answer_request()
 
@@ -191,7 +198,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
 
     def serve_open(self) -> None:
         """For a pool: call on_open."""
-        self._guard(self.on_open)
+        self._guard(self._open)
 
     def serve_ready(self) -> bool:
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
@@ -247,19 +254,36 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         try:
             agreement = self._negotiate()
         except HandshakeError as error:
-            if not self._answered:
-                self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error), error.headers)
+            self._refuse_upgrade(error)
             return None
         except Exception as error:
             if error is self._link.error:
                 raise
             self._report()
-            if not self._answered:
-                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the application failed")
+            failure = HandshakeError("the application failed", HTTPStatus.INTERNAL_SERVER_ERROR)
+            failure.__cause__ = error
+            self._refuse_upgrade(failure)
             return None
         if agreement is None and getattr(self, "_headers_buffer", None):
             self.end_headers()  # of an answer that a hook has begun
         return agreement
+
+    def _refuse_upgrade(self, error: HandshakeError) -> None:
+        error.status = error.status or HTTPStatus.BAD_REQUEST
+        self._failure = error
+        if not self._answered:
+            self._refuse(error.status, str(error), error.headers)
+
+    def _tell_failure(self) -> None:
+        """Tell the server of a handshake that failed."""
+        if self._link.error is not None:
+            error = HandshakeError("the client left before the answer")
+        else:
+            error = self._failure or HandshakeError("the application refused", self._answered or None)
+        try:
+            self._tell_server("handshake_failed", self, error)
+        except Exception:
+            self._report()
 
     def _negotiate(self) -> _Agreement | None:
         """Return what client and server agree on; None if a hook has answered. Raises HandshakeError to refuse."""
@@ -273,6 +297,8 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         extra = () if self._answered else self.response_headers()
         if self._answered:
             return None
+        if not self._accepted.begin_request():  # the hooks may have taken long
+            raise HandshakeError("the server is shutting down", HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "5"})
         settings = Settings.of(self)  # after the hooks: they may set this connection's own
         extensions, codecs = negotiate(request.extensions, settings.all_extensions)
         fields = response_fields(
@@ -327,7 +353,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
     def _converse(self) -> CloseCode:
         """Call the hooks until the end; return the code to close with."""
         try:
-            self.on_open()
+            self._open()
             self.handle_websocket()
         except Exception as error:
             if not self._is_end(error):
@@ -340,10 +366,27 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         if code in FAULTS:
             self.log_error("WebSocket ended: %s", self._end_error or code)
         try:
-            self._call_on_close()
+            self._call_last(self._call_on_close)
+        finally:
+            self._call_last(self._tell_server, "connection_closed", self.websocket)
+
+    def _open(self) -> None:
+        self._tell_server("connection_opened", self.websocket)
+        self.on_open()
+
+    def _call_last(self, step: Callable[..., None], *args: object) -> None:
+        """Call code of the application that nothing depends on any more."""
+        try:
+            step(*args)
         except Exception as error:
             if not self._is_end(error):
                 self._report()
+
+    def _tell_server(self, name: str, *args: object) -> None:
+        """Call an override point of the server, if it is one of ours."""
+        method = getattr(self.server, name, None)
+        if method is not None:
+            method(*args)
 
     def _report(self) -> None:
         self.server.handle_error(self.request, self.client_address)

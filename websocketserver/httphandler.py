@@ -149,7 +149,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def send_response_only(self, code: int, message: str | None = None) -> None:
         """As inherited; remembers that there is an answer."""
-        self._answered = True
+        self._answered = code
         super().send_response_only(code, message)
 
     def _borrow(self, lender: StrictHTTPRequestHandler) -> None:
@@ -171,7 +171,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self.command = ""
         self.request_version = "HTTP/1.1"
         self.headers = HTTPMessage()
-        self._answered = False  # an answer was begun
+        self._answered = 0  # the status of the answer that was begun
         self._refused = False  # by us
 
     def _await_request(self) -> bool:
@@ -221,6 +221,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.path = "/" + self.path.lstrip("/")
         length = int(self._head.fields.get("content-length", ("0",))[0])
         endless = "transfer-encoding" in self._head.fields
+        self.connection.settimeout(self.timeout)  # for whoever uses it without rfile and wfile
         begin = self.rfile.tell()
         self._linger = bool(length) or endless
         method()
@@ -358,7 +359,10 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         """Return the socket for good: whoever has it closes it, and the server finds nothing to close any more."""
         if self._owned is None and not isinstance(self.connection, ssl.SSLSocket):
             request: socket.socket = self.request
+            blocking = request.gettimeout() is None
             self._owned = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
+            if not blocking:
+                self._owned.setblocking(False)  # as it is already, but the new object does not know
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken

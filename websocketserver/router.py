@@ -203,6 +203,8 @@ class _Routing(WebSocketRequestHandler):
         make = None
         with self._peer_faults():
             make = self._choose()
+        if self._failure is not None:
+            self._tell_failure()
         if make is not None:
             handler = make(self, self.client_address, self.server)
             if self._lent:
@@ -217,13 +219,17 @@ class _Routing(WebSocketRequestHandler):
             try:
                 offered = offered_subprotocols(self._head)
             except HandshakeError as error:
-                self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
+                self._refuse_upgrade(error)
                 return None
             mounted, subprotocol = self._router._for_upgrade(path, offered) or (None, None)
             if subprotocol is not None:
                 vars(self)["subprotocols"] = (subprotocol,)  # what select_subprotocol chooses from
         if mounted is None:
-            self._refuse(HTTPStatus.NOT_FOUND, "nothing is served at this path under the subprotocols asked for")
+            message = "nothing is served at this path under the subprotocols asked for"
+            if is_upgrade(self._head):
+                self._refuse_upgrade(HandshakeError(message, HTTPStatus.NOT_FOUND))
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND, message)
             return None
         pattern = mounted.route.path
         self.match = pattern.fullmatch(path) if isinstance(pattern, re.Pattern) else None

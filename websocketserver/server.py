@@ -25,12 +25,12 @@ from types import EllipsisType
 from typing import Any, NamedTuple
 
 from .accepting import Backoff, Deputy, Refusals, Threads, Waker
-from .connection import State, WebSocketConnection
 from .deadline import Deadline
-from .exceptions import Close, ConnectionClosed
+from .exceptions import Close
 from .handler import WebSocketRequestHandler
 from .protocol.closecodes import CloseCode, pack_close
 from .registry import Registry
+from .verbs import ConnectionVerbs
 
 __all__ = ["ThreadingWebSocketServer", "WebSocketServer"]
 
@@ -51,7 +51,7 @@ class _Stop(NamedTuple):
     wait: bool = True
 
 
-class WebSocketServer(HTTPServer):
+class WebSocketServer(ConnectionVerbs, HTTPServer):
     """A server of WebSockets and HTTP that serves one client at a time, in the serving thread.
 
     For all at once use ThreadingWebSocketServer.
@@ -98,26 +98,6 @@ class WebSocketServer(HTTPServer):
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
     # For the caller
-
-    @property
-    def connections(self) -> list[WebSocketConnection]:
-        """The WebSocket connections there are: a list of the moment. Any thread."""
-        return self.registry.connections()
-
-    def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
-        """Send a message to all open connections, one after the other; return how many took it. Any thread.
-
-        A client that is gone is passed over, one that does not read is given up after its ``send_timeout``.
-        """
-        if not isinstance(message, (str, bytes, bytearray, memoryview)):
-            raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
-        count = 0
-        for connection in self.connections:
-            if connection.state is State.OPEN:
-                with suppress(ConnectionClosed, TimeoutError):
-                    connection.send(message)
-                    count += 1
-        return count
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serve until ``shutdown`` is called, or at once if it was called before; return when its work is done.
@@ -210,7 +190,10 @@ class WebSocketServer(HTTPServer):
     def shutdown_request(self, request: Any) -> None:
         """Close the socket, unless it is a WebSocket connection's."""
         self.registry.remove(request)
-        super().shutdown_request(request)
+        if request.fileno() < 0:  # the connection has taken it over
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write a line about the server itself to stderr."""

@@ -1,0 +1,81 @@
+"""Verbs: what a server says to its connections, and is told of them.
+
+Owns     broadcasting, closing all, and the server's override points for connections; the
+         connections themselves are in registry.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from .connection import State, WebSocketConnection
+from .exceptions import ConnectionClosed, HandshakeError
+from .protocol.closecodes import pack_close
+from .registry import Registry
+
+__all__ = ["ConnectionVerbs"]
+
+
+class ConnectionVerbs:
+    """A server's methods that are about its connections."""
+
+    if TYPE_CHECKING:
+        registry: Registry
+
+    @property
+    def connections(self) -> list[WebSocketConnection]:
+        """The WebSocket connections there are: a list of the moment. Any thread."""
+        return self.registry.connections()
+
+    def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
+        """Send a message to all open connections, one after the other; return how many took it. Any thread.
+
+        A client that is gone is passed over, one that does not read is given up after its ``send_timeout``. Where a
+        message is being sent in pieces, this waits for its end.
+        """
+        if not isinstance(message, (str, bytes, bytearray, memoryview)):
+            raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
+        count = 0
+        for connection in self.connections:
+            if connection.state is State.OPEN:
+                with suppress(ConnectionClosed, TimeoutError):
+                    connection.send(message)
+                    count += 1
+        return count
+
+    def close_connections(self, code: int = 1001, reason: str = "") -> int:
+        """Begin to close all open connections; return how many there were. Any thread; never blocks.
+
+        Each has its ``close_timeout`` to end. The server goes on serving, and requests that are being answered are
+        not touched: ``shutdown`` ends all. Raises ValueError or TypeError for a code or reason that may not be sent.
+        """
+        pack_close(code, reason)
+        count = 0
+        for connection in self.connections:
+            if connection.state is State.OPEN:
+                connection.start_close(code, reason)
+                count += 1
+        return count
+
+    # To be overridden. All are called in the handler's thread, many at once; their exceptions go to handle_error.
+
+    def connection_opened(self, connection: WebSocketConnection) -> None:
+        """Called when a connection has opened, before the handler's on_open; an exception closes it with 1011.
+
+        It is in ``connections`` from a moment before on.
+        """
+
+    def connection_closed(self, connection: WebSocketConnection) -> None:
+        """Called when a connection that was opened is over, behind the handler's on_close: exactly once.
+
+        It leaves ``connections`` a moment later.
+        """
+
+    def handshake_failed(self, handler: Any, error: HandshakeError) -> None:
+        """Called when a request for an upgrade did not become a connection, behind the answer.
+
+        ``error.status`` is what was answered, None where the client had left; ``error`` is what the log says, its
+        ``__cause__`` the exception of a hook that failed. ``handler.client_address``, ``handler.path`` and
+        ``handler.headers`` tell whose request it was. What cannot be read as a request never comes here.
+        """
