@@ -90,7 +90,8 @@ class Quiet(WebSocketRequestHandler):
 def serving(handler: Any = Quiet, **options: Any) -> Any:
     """Return a running server for this handler class, with lists of its own: the lines are the server's own too."""
     options.setdefault("server_class", Quiet.default_server)
-    options.setdefault("server_attributes", {"log_message": log_message})
+    if getattr(options["server_class"], "log_message", None) is WebSocketServer.log_message:
+        options.setdefault("server_attributes", {"log_message": log_message})
     return running_server(handler, events=[], lines=[], **options)
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from threading import get_ident
 from typing import Any
 
 from .accepting import Waker
@@ -71,12 +72,13 @@ class Tenant(ABC):
 class _Worker:
     """A thread of the pool. The pool's lock guards ``tenant`` once it is set, and ``passed``."""
 
-    __slots__ = ("lead", "passed", "tenant", "turns")
+    __slots__ = ("lead", "passed", "tenant", "thread", "turns")
 
     def __init__(self) -> None:
         self.lead = threading.Semaphore(0)  # released to make it the leader
         self.tenant: Tenant | None = None  # whom it serves
         self.turns = 0  # how many it has served as the leader
+        self.thread = 0  # its identifier
         self.passed = False  # it has lost the lead while serving, and its tenant is away
 
 
@@ -174,12 +176,17 @@ class Pool:
     def announce(self, tenant: Tenant) -> None:
         """There is something to serve that polling does not show."""
         self._announced.append(tenant)
-        self._waker.wake()
+        leader = self._leader
+        if (
+            leader is None or leader.thread != get_ident()
+        ):  # the leader, and whoever gets the lead, looks before it polls
+            self._waker.wake()
 
     # The leader
 
     def _work(self, worker: _Worker) -> None:
         """What each worker runs."""
+        worker.thread = get_ident()
         while not self._over.is_set():
             worker.lead.acquire()
             while self._leader is worker and not self._over.is_set():

@@ -26,6 +26,7 @@ from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME
+from .transport import DONT_WAIT
 
 __all__ = ["PoolingWebSocketServer"]
 
@@ -122,7 +123,8 @@ class _Client(Tenant):
         self._connection: WebSocketConnection | None = None
         timeout = getattr(server.RequestHandlerClass, "handshake_timeout", StrictHTTPRequestHandler.handshake_timeout)
         self.expires = None if timeout is None else self._accepted.since + timeout
-        request.setblocking(False)
+        self._flags = DONT_WAIT if self._secure else 0
+        self._unblock()
 
     # For the pool
 
@@ -185,7 +187,7 @@ class _Client(Tenant):
             if not self._secure:
                 self._step_handshake()
             while not self._head.decided:
-                self._head.add(self._sock.recv(READ_SIZE))
+                self._head.add(self._sock.recv(READ_SIZE, self._flags))
             return True
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return self._is_late()
@@ -199,6 +201,7 @@ class _Client(Tenant):
             assert self._server.ssl_context is not None
             tls = self._server.ssl_context.wrap_socket(self._request, server_side=True, do_handshake_on_connect=False)
             self._sock = self._accepted.tls = tls
+            tls.setblocking(False)
             self._accepted.adopt(tls)
         assert isinstance(self._sock, ssl.SSLSocket)
         self._sock.do_handshake()
@@ -243,7 +246,12 @@ class _Client(Tenant):
         elif isinstance(self._handler, WebSocketRequestHandler) and self._handler.is_upgraded():
             self._begin_websocket(self._handler)
         else:
-            self._sock.setblocking(False)
+            self._unblock()
+
+    def _unblock(self) -> None:
+        """Let nothing that is read here wait for the peer."""
+        if (self._sock.gettimeout() is None) is not bool(self._flags):
+            self._sock.setblocking(bool(self._flags))  # with the flag it does not block in any case
 
     def _resume(self, handler: StrictHTTPRequestHandler, received: bytes) -> None:
         """Let a handler that was kept alive serve a request; finish it unless it has parked again."""

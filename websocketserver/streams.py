@@ -13,11 +13,11 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .deadline import Deadline
-from .transport import shutdown
+from .transport import DONT_WAIT, shutdown
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -79,8 +79,10 @@ class Link:
         """Read what there is into the buffer, waiting for at least a byte; 0 at the end of the stream."""
         began = time.monotonic()
         try:
-            self._set_timeout()
-            received = self.sock.recv_into(buffer)
+            received = self._at_once(self.sock.recv_into, buffer)
+            if received is None:
+                self._set_timeout()
+                received = self.sock.recv_into(buffer)
         except OSError as error:
             self.error = error
             raise
@@ -92,8 +94,10 @@ class Link:
         while data:
             began = time.monotonic()
             try:
-                self._set_timeout()
-                sent = self.sock.send(data[:SLICE])
+                sent = self._at_once(self.sock.send, data[:SLICE])
+                if sent is None:
+                    self._set_timeout()
+                    sent = self.sock.send(data[:SLICE])
             except OSError as error:
                 self.error = error
                 raise
@@ -127,6 +131,17 @@ class Link:
                 room -= received
         except OSError:
             pass
+
+    def _at_once(self, call: Callable[[Any, int], int], data: Any) -> int | None:
+        """Do it if that needs no waiting, which saves two system calls; None if it does, or cannot be tried."""
+        if not DONT_WAIT or isinstance(self.sock, ssl.SSLSocket) or self.sock.gettimeout() is not None:
+            return None
+        if self.limit.left() == 0:
+            raise TimeoutError("timed out")
+        try:
+            return call(data, DONT_WAIT)
+        except BlockingIOError:
+            return None
 
     def _set_timeout(self) -> None:
         left = self.limit.left()

@@ -96,7 +96,8 @@ class PlainTransport(Transport):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        sock.setblocking(bool(DONT_WAIT))
+        if (sock.gettimeout() is None) is not bool(DONT_WAIT):
+            sock.setblocking(bool(DONT_WAIT))
 
     def receive(self, size: int, block: bool = False) -> bytes | None:
         try:
