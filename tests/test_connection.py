@@ -677,18 +677,22 @@ class TestGathering:
         monkeypatch.setattr("websocketserver.connection.MOST_GATHERING", 1000.0)
         with half() as (connection, peer):
             peer.send(frame(1, b"x", key=KEY) * 2)
-            next(connection.events())
+            events = connection.events()
+            next(events)
+            connection.send(b"first")
+            assert len(connection._output.gathered) == 7
             for _ in range(70):
                 connection.send(bytes(1000))
-                assert sum(map(len, connection._output.gathered)) < GATHERED
-            for _ in range(60):
+                assert len(connection._output.gathered) < GATHERED
+            for _ in range(61):
                 peer.read_frame()
 
     def test_bytes_are_taken_as_they_are_at_the_send(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("websocketserver.connection.MOST_GATHERING", 1000.0)
         with half() as (connection, peer):
             peer.send(frame(1, b"x", key=KEY) * 2)
-            next(connection.events())
+            events = connection.events()
+            next(events)
             message = bytearray(b"a" * 20_000)
             connection.send(message)
             message[:] = b"b" * 20_000

@@ -52,8 +52,7 @@ class Output:
         self.drained = 0  # bytes taken by a socket that had been full: the peer is reading
         self._stuck = False  # the socket did not take all of rest
         self._transport = transport
-        self.gathered: list[Buffer] = []  # whole messages that leave together with the next
-        self._gathered_size = 0
+        self.gathered = bytearray()  # whole messages that leave together with the next
         self.rest: list[Buffer] = []  # of what was begun: it goes first
         self._state_lock = state_lock  # guards queued
         self.queued: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
@@ -111,14 +110,13 @@ class Output:
     def gather(self, buffers: list[Buffer]) -> bool:
         """Keep a message for the next write; return whether there is enough for one. The caller holds the lock."""
         for buffer in buffers:
-            self.gathered.append(buffer if isinstance(buffer, bytes) else bytes(buffer))
-            self._gathered_size += len(buffer)
-        return self._gathered_size >= GATHERED
+            self.gathered += buffer
+        return len(self.gathered) >= GATHERED
 
     def take_gathered(self) -> list[Buffer]:
-        """Return what was gathered, as few buffers. The caller holds the lock, and nothing pending goes before it."""
-        gathered, self.gathered, self._gathered_size = self.gathered, [], 0
-        return [b"".join(gathered)] if len(gathered) > 1 else gathered
+        """Return what was gathered, as one buffer. The caller holds the lock, and nothing pending goes before it."""
+        gathered, self.gathered = self.gathered, bytearray()
+        return [gathered] if gathered else []
 
     def write_pending(self, deadline: Deadline | None) -> bool:
         """Send what is pending: by the deadline, or without one what goes now. Return whether all of it left.
