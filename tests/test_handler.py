@@ -544,6 +544,13 @@ class TestHandshake:
                 if passes:
                     leave(peer)
 
+    def test_an_origin_cannot_forge_lines_of_the_log(self) -> None:
+        with serving() as running:
+            for origin in ("http://\x9b2J", "http://" + "x" * 5000):
+                with raw_client(running, headers={"Origin": origin}, status=403):
+                    pass
+            assert [line.isprintable() and len(line) < 250 for line in lines(running)] == [True, True]
+
     def test_allowed_origins_must_not_be_one_str(self) -> None:
         with serving(allowed_origins="https://a.example", errors_expected=True) as running:
             with raw_client(running, headers={"Origin": "https://b.example"}, status=500):

@@ -28,7 +28,7 @@ from .streams import Link, Pace, SocketReader, SocketWriter
 
 __all__ = ["StrictHTTPRequestHandler"]
 
-MOST_LOGGED = 100  # characters of a request line that was refused
+MOST_LOGGED = 100  # characters of a request line that was refused, and of the reason
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
@@ -241,7 +241,8 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._linger = True
         self._link.limit = Pace(self.timeout)
         self.protocol_version = "HTTP/1.1"  # also for clients that take nothing else
-        self.log_error('"%s" %d %s', self._printable_request_line(), status, message)
+        request_line = self.requestline or self.raw_requestline.decode("latin-1")
+        self.log_error('"%s" %d %s', _printable(request_line.rstrip("\r\n")), status, _printable(message))
         self._refused = True
         phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
         body = f"{int(status)} {phrase}: {message}\n".encode()
@@ -262,12 +263,6 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-    def _printable_request_line(self) -> str:
-        line = (self.requestline or self.raw_requestline.decode("latin-1")).rstrip("\r\n")
-        if len(line) > MOST_LOGGED:
-            line = line[:MOST_LOGGED] + "..."
-        return line.encode("ascii", "backslashreplace").decode() if line.isprintable() else ascii(line)[1:-1]
 
     @contextlib.contextmanager
     def _peer_faults(self) -> Iterator[None]:
@@ -366,6 +361,13 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken
+
+
+def _printable(text: str) -> str:
+    """Return what may stand in a log of a text that has come from the peer."""
+    if len(text) > MOST_LOGGED:
+        text = text[:MOST_LOGGED] + "..."
+    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
 
 
 def _nothing() -> None:
