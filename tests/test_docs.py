@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import re
+import textwrap
+import urllib.request
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import websocketserver
-from websocketserver import PerMessageDeflate, Settings, ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver import (
+    HandshakeError,
+    PerMessageDeflate,
+    Settings,
+    ThreadingWebSocketServer,
+    WebSocketClient,
+    WebSocketRequestHandler,
+)
+
+from .support import SOON, running_server
 
 DOCS = Path(__file__).parent.parent / "docs"
+
+
+def first_program(page: str, **names: Any) -> dict[str, Any]:
+    """Return what the first program on a page has defined."""
+    found = re.search(r"code-block:: python\n\n(.*?)\n(?=\S)", (DOCS / page).read_text(), re.DOTALL)
+    assert found
+    exec(textwrap.dedent(found[1]), names)
+    return names
 
 
 def documented() -> set[str]:
@@ -45,3 +67,20 @@ def test_every_program_of_the_tutorial_is_an_example() -> None:
     assert len(programs) >= 4
     for program in programs:
         assert (DOCS.parent / "examples" / f"{program}.py").is_file()
+
+
+def test_pages_and_websockets_share_a_port_as_shown() -> None:
+    with running_server(first_program("howto/pages.rst")["Site"]) as running:
+        with urllib.request.urlopen(running.http_url(), timeout=SOON) as response:
+            assert b"Hello" in response.read()
+        with WebSocketClient(running.url()) as websocket:
+            websocket.send("x")
+            assert websocket.recv(SOON) == "x"
+
+
+def test_members_may_connect_as_shown() -> None:
+    with running_server(first_program("howto/who-may-connect.rst", TOKEN=b"secret")["Members"]) as running:
+        with pytest.raises(HandshakeError) as refusal:
+            WebSocketClient(running.url())
+        assert refusal.value.status == 401
+        WebSocketClient(running.url(), headers={"Authorization": "Bearer secret"}).close()
