@@ -564,7 +564,7 @@ class TestClosing:
             closing.result()
 
     def test_peer_that_sends_for_ever_after_the_end_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("websocketserver.pump.MOST_DRAINED", MB)
+        monkeypatch.setattr("websocketserver.intake.MOST_DRAINED", MB)
         with half(settings=Settings(close_timeout=60)) as (connection, peer):
             peer.close_frame(1000)
 

@@ -13,9 +13,9 @@ from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.fragments import FragmentStream
+from websocketserver.intake import READ_SIZE
 from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.events import Fragment, Message, Ping
-from websocketserver.pump import READ_SIZE
 from websocketserver.settings import Settings
 
 from .support import MS, SOON, RawPeer, frame, half, pipe, run_in_thread, wait_until

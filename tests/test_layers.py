@@ -38,6 +38,7 @@ PLAN = """
     keepalive
     pings
     output
+    intake
     pump
     channel
     attendance
