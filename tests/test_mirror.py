@@ -19,6 +19,9 @@ WITHOUT_SOURCE = {
     "test_kit.py",  # of support.py
     "test_examples.py",
     "test_private_extension.py",  # of an example
+    "test_docs.py",
+    "test_websocket_node.py",  # of a page of the documentation
+    "test_websocket_node_programs.py",  # of examples
 }
 
 
