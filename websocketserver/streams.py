@@ -79,7 +79,7 @@ class Link:
         """Read what there is into the buffer, waiting for at least a byte; 0 at the end of the stream."""
         began = time.monotonic()
         try:
-            received = self._at_once(self.sock.recv_into, buffer)
+            received = self._at_once(self.sock.recv_into, buffer, 0)
             if received is None:
                 self._set_timeout()
                 received = self.sock.recv_into(buffer)
@@ -132,14 +132,15 @@ class Link:
         except OSError:
             pass
 
-    def _at_once(self, call: Callable[[Any, int], int], data: Any) -> int | None:
-        """Do it if that needs no waiting, which saves two system calls; None if it does, or cannot be tried."""
+    def _at_once(self, call: Callable[..., int], *arguments: Any) -> int | None:
+        """Do it, with the flags last, if that needs no waiting, which saves two system calls; None if it does, or
+        cannot be tried."""
         if not DONT_WAIT or isinstance(self.sock, ssl.SSLSocket) or self.sock.gettimeout() is not None:
             return None
         if self.limit.left() == 0:
             raise TimeoutError("timed out")
         try:
-            return call(data, DONT_WAIT)
+            return call(*arguments, DONT_WAIT)
         except BlockingIOError:
             return None
 
