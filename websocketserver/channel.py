@@ -259,7 +259,7 @@ class Channel(Pump):
                     last = not (self._in_use() or self._released)
                     self._released = self._released or last
                 if last:
-                    self._output.broken = self._output.broken or "the connection is closed"
+                    self._output.end()
                     self._transport.close()
             finally:
                 self._output.lock.release()

@@ -5,6 +5,7 @@ The same class on the server and on the client. Everything may be called from an
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import threading
@@ -24,7 +25,7 @@ from .protocol.endpoint import Buffer, Receiver, Role, Sender
 from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
-from .protocol.headers import ResponseHead
+from .protocol.headers import ResponseHead, read_response_head
 from .pump import NEVER
 from .settings import Settings
 from .transport import make_transport
@@ -73,12 +74,13 @@ class WebSocketConnection(FragmentedChannel):
         role: Role,
         settings: Settings = Settings(),  # noqa: B008 (immutable)
         request: Request | None = None,
-        response: ResponseHead | None = None,
+        response: ResponseHead | bytes | None = None,
         subprotocol: str | None = None,
         codecs: Sequence[Codec] = (),
         received: bytes = b"",
         hooks: frozenset[str] = frozenset(),
         fragments: bool = False,
+        remote_address: object = None,
     ) -> None:
         """Take over a connected socket after the 101.
 
@@ -98,10 +100,12 @@ class WebSocketConnection(FragmentedChannel):
         transport = make_transport(sock, nagle=not settings.disable_nagle_algorithm, keepalive=settings.tcp_keepalive)
         super().__init__(transport, role, receiver, sender, settings, hooks, codecs)
         self.request = request  #: the opening request (Request), on the server
-        self.response = response  #: the server's answer (ResponseHead), on the client
+        self._response = response
         self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None
-        self.local_address = _address(sock.getsockname)  #: as socket.getsockname() gave it
-        self.remote_address = _address(sock.getpeername)  #: as socket.getpeername() gave it
+        #: the peer's address, as socket.getpeername() gave it, or as the server did where it knows better
+        self.remote_address = _address(sock.getpeername) if remote_address is None else remote_address
+        self._sock = sock
+        self._local_address: object = None
         if received:
             receiver.feed(received)
             self._unparsed = True
@@ -321,6 +325,20 @@ class WebSocketConnection(FragmentedChannel):
             self.close(1001, timeout=min(HASTE, self.settings.close_timeout))
 
     # Looking
+
+    @property
+    def response(self) -> ResponseHead | None:
+        """The server's answer to the opening request (ResponseHead)."""
+        if isinstance(self._response, bytes):
+            self._response = read_response_head(io.BytesIO(self._response).readline)
+        return self._response
+
+    @property
+    def local_address(self) -> object:
+        """The address on this side, as socket.getsockname() gives it; once closed, None if nobody has asked before."""
+        if self._local_address is None:
+            self._local_address = _address(self._sock.getsockname)
+        return self._local_address
 
     @property
     def state(self) -> State:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from http.client import HTTPMessage
 from typing import ClassVar, NamedTuple
 
 from .connection import State, WebSocketConnection
@@ -23,7 +22,7 @@ from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
 from .protocol.extensions import Codec, negotiate
 from .protocol.handshake import VERSIONS, Request, check_request, is_upgrade, response_fields, same_origin
-from .protocol.headers import ResponseHead, serialize_head
+from .protocol.headers import serialize_head
 from .settings import Settings
 from .streams import AfterUpgrade, Pace
 
@@ -31,6 +30,9 @@ __all__ = ["WebSocketRequestHandler"]
 
 FAULTS = frozenset((1002, 1003, 1006, 1007, 1008, 1009, 1010))  # close codes that are worth a line in the log
 INTERRUPTED_TIMEOUT = 1.0  # seconds that a closing handshake may take when the program is being stopped
+
+
+AFTER_UPGRADE = AfterUpgrade("rfile", "recv()"), AfterUpgrade("wfile", "send(message)")
 
 
 class _Agreement(NamedTuple):
@@ -313,26 +315,28 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         """Send the 101 and make the connection; the bytes that came behind the request are its first input."""
         self.log_request(HTTPStatus.SWITCHING_PROTOCOLS)
         self._link.limit = Pace(self.timeout)
-        self.wfile.write(serialize_head("HTTP/1.1 101 Switching Protocols", agreement.fields))
+        head = serialize_head("HTTP/1.1 101 Switching Protocols", agreement.fields)
+        self.wfile.write(head)
         own_loop = self._overrides("handle_websocket")
         self.websocket = WebSocketConnection(
             self._take_socket(),
             role=Role.SERVER,
             settings=agreement.settings,
             request=agreement.request,
-            response=_response_head(agreement.fields),
+            response=head,
             subprotocol=agreement.subprotocol,
             codecs=agreement.codecs,
             received=self._take_unread(),
             hooks=frozenset() if own_loop else self._wanted_events(),
             fragments=not own_loop and self._overrides("on_fragment"),
+            remote_address=self.client_address,
         )
         self._upgraded = True
         if self._accepted.parking is not None:
             self.websocket.park(self._accepted.parking.announce)  # before anybody else sees it, and may cut it
         self._accepted.upgrade(self.websocket)
-        self.rfile = AfterUpgrade("rfile", "recv()")  # type: ignore[assignment]
-        self.wfile = AfterUpgrade("wfile", "send(message)")  # type: ignore[assignment]
+        self.rfile, self.wfile = AFTER_UPGRADE  # type: ignore[assignment]
+        del self._head, self._reader  # an idle connection keeps nothing of HTTP but the headers
 
     def _overrides(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(WebSocketRequestHandler, name) or name in vars(self)
@@ -399,13 +403,3 @@ def _refusal(status: int) -> int:
     if not 300 <= status <= 599:
         raise ValueError(f"authorize() must return a status from 300 to 599, or None to go on, not {int(status)}")
     return int(status)
-
-
-def _response_head(fields: Iterable[tuple[str, str]]) -> ResponseHead:
-    """Return the 101 as the connection shows it."""
-    headers = HTTPMessage()
-    by_name: dict[str, list[str]] = {}
-    for name, value in fields:
-        headers.set_raw(name, value)
-        by_name.setdefault(name.lower(), []).append(value)
-    return ResponseHead("HTTP/1.1", 101, "Switching Protocols", headers, by_name)

@@ -13,6 +13,13 @@ from .protocol.events import AppEvent, Fragment, Message, Ping
 
 __all__ = ["Hooks"]
 
+WANTED = {
+    (False, False): frozenset[str](),
+    (False, True): frozenset(("pong",)),
+    (True, False): frozenset(("ping",)),
+    (True, True): frozenset(("ping", "pong")),
+}  # all connections share them
+
 
 class Hooks:
     """The hooks of one connection, ``websocket``: all are called in one thread, one at a time."""
@@ -44,7 +51,7 @@ class Hooks:
 
     def _wanted_events(self) -> frozenset[str]:
         """Return which of the events that a connection keeps to itself there are hooks for."""
-        return frozenset(name for name in ("ping", "pong") if self._overrides("on_" + name))
+        return WANTED[self._overrides("on_ping"), self._overrides("on_pong")]
 
     def _handle_event(self, event: AppEvent) -> None:
         """Call the hook for an event; where the hook finds the connection closed, those that came before go on."""
@@ -73,5 +80,5 @@ class Hooks:
         is_end = state is not State.OPEN if isinstance(error, ConnectionClosed) else state is State.CLOSED
         if not is_end or not isinstance(error, (ConnectionClosed, TimeoutError)):
             return False
-        self._end_error = error
+        self._end_error = error.with_traceback(None)  # which would keep all that is here until the next collection
         return True

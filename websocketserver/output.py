@@ -10,7 +10,6 @@ finishes what is pending first, so nothing stays behind.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from .deadline import Deadline
@@ -36,6 +35,22 @@ class Output:
     when the deadline has passed. ``stall`` is how many seconds it may take nothing before a writer gives up.
     """
 
+    __slots__ = (
+        "_await_writable",
+        "_stall",
+        "_state_lock",
+        "_stuck",
+        "_transport",
+        "broken",
+        "bytes_sent",
+        "drained",
+        "gathered",
+        "lock",
+        "queued",
+        "rest",
+        "sender",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -55,9 +70,14 @@ class Output:
         self.gathered = bytearray()  # whole messages that leave together with the next
         self.rest: list[Buffer] = []  # of what was begun: it goes first
         self._state_lock = state_lock  # guards queued
-        self.queued: deque[tuple[int, bytes]] = deque()  # at most one Ping, one Pong, one Close, one FIN
+        self.queued: list[tuple[int, bytes]] = []  # at most one Ping, one Pong, one Close, one FIN
         self._await_writable = await_writable
         self._stall = stall
+
+    def end(self) -> None:
+        """The descriptor is about to be closed. The caller holds the lock."""
+        self.broken = self.broken or "the connection is closed"
+        self._await_writable = _never  # so that nothing here holds on to its owner
 
     @property
     def waits(self) -> bool:
@@ -174,7 +194,7 @@ class Output:
             with self._state_lock:
                 if not self.queued:
                     return False
-                opcode, payload = self.queued.popleft()
+                opcode, payload = self.queued.pop(0)
             if opcode == FIN:
                 self._transport.shutdown_write()
             elif not self.sender.close_sent:  # nothing follows a Close (5.5.1)
@@ -200,6 +220,10 @@ class Output:
         with self._state_lock:
             self.queued.clear()
         return Broken(self.broken)
+
+
+def _never(deadline: Deadline) -> bool:
+    return False
 
 
 def remaining(buffers: Sequence[Buffer], taken: int) -> list[Buffer]:

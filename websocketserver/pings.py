@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from .deadline import Deadline
@@ -41,10 +40,12 @@ class PingWaiter:
 class Pings:
     """The unanswered Pings of one connection, oldest first; guarded by its state lock."""
 
+    __slots__ = ("_count", "_unanswered")
+
     MOST = 256  # a peer that never answers must not cost memory: older ones are forgotten
 
     def __init__(self) -> None:
-        self._unanswered: deque[PingWaiter] = deque(maxlen=self.MOST)
+        self._unanswered: list[PingWaiter] = []
         self._count = 0
 
     def new_payload(self) -> bytes:
@@ -55,6 +56,7 @@ class Pings:
     def add(self, waiter: PingWaiter) -> None:
         """Wait for the answer to a Ping."""
         self._unanswered.append(waiter)
+        del self._unanswered[: -self.MOST]
 
     def answer(self, payload: bytes) -> float | None:
         """Note a Pong; it answers its Ping and all before that (5.5.3). Return the round-trip time of its own."""
@@ -62,7 +64,7 @@ class Pings:
             return None  # unsolicited: a heartbeat of the peer's (5.5.3)
         now = time.monotonic()
         while True:
-            waiter = self._unanswered.popleft()
+            waiter = self._unanswered.pop(0)
             waiter.answered(now)
             if waiter.payload == payload:
                 return waiter.round_trip

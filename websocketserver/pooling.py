@@ -311,6 +311,7 @@ class _Client(Tenant):
     def _begin_websocket(self, handler: WebSocketRequestHandler) -> None:
         self._accepted.parking = None
         self._accepted.tls = None
+        self._accepted.received = b""
         if handler.has_own_loop():
             self._pool.forget(self)
             handler.websocket.unpark()
