@@ -21,6 +21,7 @@ from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.endpoint import DIRECT, JOINED, LARGEST_READ, Endpoint, Receiver, Role, Sender
 from websocketserver.protocol.events import Closed, Event, Fragment, Message, Ping, Pong
 from websocketserver.protocol.extensions import Codec, Decoder, Encoder, Extension
+from websocketserver.protocol.masking import mask
 
 from ..support import RawFrame, frame
 from .twins import TWINS
@@ -434,6 +435,150 @@ class TestPieces:
         receiver.feed(masked(BINARY, length=10 * DIRECT))
         assert receiver.next_event() is None
         assert receiver.get_buffer() is None
+
+
+class TestPiecesOfOneMessage:
+    """begin_fragments and end_fragments: of one message, from the middle on if need be."""
+
+    def test_of_the_next_message_alone(self) -> None:
+        endpoint = server()
+        assert endpoint.receiver.begin_fragments() is None
+        wire = masked(TEXT, b"ab", fin=False) + masked(CONTINUATION, b"c")
+        assert list(endpoint.receive(wire)) == [Fragment("ab", True, False), Fragment("c", True, True)]
+        assert list(endpoint.receive(wire)) == [Message("abc", True)]
+
+    def test_a_whole_message_is_the_one(self) -> None:
+        endpoint = server()
+        endpoint.receiver.begin_fragments()
+        assert list(endpoint.receive(2 * masked(TEXT, b"a"))) == [Fragment("a", True, True), Message("a", True)]
+
+    @pytest.mark.parametrize("size", [3, 3 * DIRECT])
+    def test_of_the_message_under_way(self, size: int) -> None:
+        endpoint = server()
+        wire = masked(BINARY, bytes(size), fin=False) + masked(CONTINUATION, b"rest")
+        assert list(endpoint.receive(wire[:-2])) == []
+        assert endpoint.receiver.begin_fragments() == Fragment(bytes(size) + b"re", False, False)
+        assert endpoint.receiver.get_buffer() is None
+        assert list(endpoint.receive(wire[-2:])) == [Fragment(b"st", False, True)]
+
+    def test_from_within_what_was_read_directly(self) -> None:
+        receiver = Receiver(Role.SERVER)
+        receiver.feed(masked(BINARY, length=2 * DIRECT))
+        assert receiver.next_event() is None
+        buffer = receiver.get_buffer()
+        assert buffer is not None
+        buffer[:DIRECT] = bytes(DIRECT)
+        receiver.buffer_updated(buffer, DIRECT)
+        assert receiver.begin_fragments() == Fragment(mask(bytes(DIRECT), KEY), False, False)
+        receiver.feed(bytes(DIRECT))
+        assert receiver.next_event() == Fragment(mask(bytes(DIRECT), KEY), False, True)
+
+    @given(st.text(min_size=1), st.data())
+    def test_from_any_byte_on(self, text: str, data: st.DataObject) -> None:
+        wire = masked(TEXT, text.encode(), fin=False) + masked(CONTINUATION, text.encode())
+        at = data.draw(st.integers(0, len(wire) - 1))
+        endpoint = server(max_message_size=None)
+        assert list(endpoint.receive(wire[:at])) == []
+        first = endpoint.receiver.begin_fragments()
+        pieces = [*([first] if first else []), *endpoint.receive(wire[at:])]
+        assert all(isinstance(piece, Fragment) for piece in pieces)
+        assert "".join(piece.data for piece in pieces) == 2 * text  # type: ignore[union-attr, misc]
+        assert list(endpoint.receive(masked(TEXT, b"next"))) == [Message("next", True)]
+
+    @given(st.text(min_size=1), st.data())
+    def test_taken_back_before_a_piece_has_come(self, text: str, data: st.DataObject) -> None:
+        """Not one byte of the message is lost, nor of a character of which the beginning came meanwhile."""
+        wire = masked(TEXT, text.encode())
+        at = data.draw(st.integers(0, len(wire) - 1))
+        endpoint = server()
+        endpoint.receiver.begin_fragments()
+        pieces = list(endpoint.receive(wire[:at]))
+        endpoint.receiver.end_fragments()
+        rest = list(endpoint.receive(wire[at:] + masked(TEXT, b"next")))
+        if pieces:
+            assert "".join(piece.data for piece in (*pieces, *rest[:-1])) == text  # type: ignore[union-attr, misc]
+        else:
+            assert rest[:-1] == [Message(text, True)]
+        assert rest[-1] == Message("next", True)
+
+    def test_asked_for_again_within_the_message_it_holds_for_the_next(self) -> None:
+        endpoint = server()
+        endpoint.receiver.begin_fragments()
+        assert len(list(endpoint.receive(masked(TEXT, b"a", fin=False)))) == 1
+        endpoint.receiver.begin_fragments()
+        rest = masked(CONTINUATION, b"b")
+        assert list(endpoint.receive(rest + masked(TEXT, b"c"))) == [
+            Fragment("b", True, True),
+            Fragment("c", True, True),
+        ]
+        assert list(endpoint.receive(masked(TEXT, b"d"))) == [Message("d", True)]
+
+    def test_asked_for_again_and_taken_back_it_does_not(self) -> None:
+        endpoint = server()
+        endpoint.receiver.begin_fragments()
+        assert len(list(endpoint.receive(masked(TEXT, b"a", fin=False)))) == 1
+        endpoint.receiver.begin_fragments()
+        endpoint.receiver.end_fragments()
+        rest = masked(CONTINUATION, b"b")
+        assert list(endpoint.receive(rest + masked(TEXT, b"c"))) == [Fragment("b", True, True), Message("c", True)]
+
+    def test_where_all_messages_come_so_nothing_changes(self) -> None:
+        endpoint = server(fragments=True)
+        assert list(endpoint.receive(masked(TEXT, b"a\xe2", fin=False))) == [Fragment("a", True, False)]
+        assert endpoint.receiver.begin_fragments() is None
+        endpoint.receiver.end_fragments()
+        assert list(endpoint.receive(masked(CONTINUATION, b"\x82\xac"))) == [Fragment("\u20ac", True, True)]
+
+
+class TestSendingInPieces:
+    """Sender.begin and Sender.piece"""
+
+    def wire(self, sender: Sender, pieces: list[bytes]) -> list[bytes]:
+        return [b"".join(sender.piece(piece, number == len(pieces) - 1)) for number, piece in enumerate(pieces)]
+
+    @pytest.mark.parametrize(("text", "opcode"), [(True, TEXT), (False, BINARY)])
+    def test_each_piece_is_a_frame(self, text: bool, opcode: int) -> None:
+        for role, key in ((Role.SERVER, None), (Role.CLIENT, KEY)):
+            sender = Sender(role, new_key=lambda: KEY)
+            for _ in range(2):
+                sender.begin(text=text)
+                assert self.wire(sender, [b"a", b"", b"b", b""]) == [
+                    frame(opcode, b"a", fin=False, key=key),
+                    b"",
+                    frame(CONTINUATION, b"b", fin=False, key=key),
+                    frame(CONTINUATION, key=key),
+                ]
+                assert not sender.encoded
+
+    def test_a_message_without_a_piece_is_empty(self) -> None:
+        sender = Sender(Role.SERVER, new_key=no_key)
+        sender.begin(text=True)
+        assert self.wire(sender, [b""]) == [frame(TEXT)]
+
+    def test_large_pieces_are_split_and_only_the_last_frame_ends_the_message(self) -> None:
+        sender = Sender(Role.SERVER, new_key=no_key, fragment_size=2)
+        sender.begin(text=False)
+        assert self.wire(sender, [b"abc", b"def"]) == [
+            frame(BINARY, b"ab", fin=False) + frame(CONTINUATION, b"c", fin=False),
+            frame(CONTINUATION, b"de", fin=False) + frame(CONTINUATION, b"f"),
+        ]
+
+    def test_only_the_first_frame_carries_the_extensions_bits(self) -> None:
+        sender = Sender(Role.SERVER, new_key=no_key, codecs=[toy()])
+        sender.begin(text=True)
+        first, second = self.wire(sender, [b"ab", b"cd"])
+        assert (first[0] >> 4 & 7, second[0] >> 4 & 7) == (4, 0)
+        assert sender.encoded
+
+    @given(st.lists(st.binary(max_size=3000), max_size=10), st.none() | st.integers(1, 100))
+    def test_over_deflate(self, pieces: list[bytes], fragment_size: int | None) -> None:
+        mine, theirs = deflate()
+        sender = Sender(Role.SERVER, new_key=no_key, codecs=[mine], fragment_size=fragment_size)
+        receiver = client(codecs=[theirs], max_message_size=None, max_fragments=None)
+        for _ in range(2):
+            sender.begin(text=False)
+            wire = b"".join(self.wire(sender, [*pieces, b""]))
+            assert list(receiver.receive(wire)) == [Message(b"".join(pieces), False)]
 
 
 class TestClose:
