@@ -249,6 +249,7 @@ class TestMistakes:
         password.write_text("right\n")
         context = cli._server_context(cli._serve_parser().parse_args([str(option) for option in options]))
         assert isinstance(context, ssl.SSLContext)
+        assert context.options & ssl.OP_NO_RENEGOTIATION
 
     def test_nobody_listens(self, capsys: pytest.CaptureFixture[str]) -> None:
         exit_code, complaint = self.complaint(capsys, "connect", f"ws://me:secret@127.0.0.1:{closed_port()}/")

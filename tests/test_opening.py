@@ -162,6 +162,11 @@ class TestURL:
         with pytest.raises(ValueError):
             parse_url(url)
 
+    @pytest.mark.parametrize("port", ["0", "65536", "x", "-1"])
+    def test_a_port_that_is_none_is_named_with_its_url(self, port: str) -> None:
+        with pytest.raises(ValueError, match=f"the port of 'ws://h:{port}/' is not a number"):
+            parse_url(f"ws://h:{port}/")
+
     @pytest.mark.parametrize("character", ["\r", "\n", "\t", "\0", " ", "\x1f", "\x7f"])
     @pytest.mark.parametrize("url", ["{}ws://h/", "w{}s://h/", "ws://h{}/", "ws://u{}@h/", "ws://h/{}", "ws://h/?{}"])
     def test_control_characters_and_blanks(self, url: str, character: str) -> None:

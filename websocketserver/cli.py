@@ -173,6 +173,7 @@ def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             raise Failure("--tls-key and --tls-password-file need --tls-cert", 2)
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         for path in filter(None, (options.tls_cert, options.tls_key)):
             with open(path, "rb"):  # load_cert_chain does not say which of the two it misses

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from .deadline import Deadline
 from .exceptions import HandshakeError
@@ -117,8 +117,8 @@ def parse_url(url: str) -> Target:
         host = parts.hostname.encode("idna").decode()  # as resolver and TLS would, but before anything is begun
     except UnicodeError as error:
         raise ValueError(f"the host of {url!r} is not a valid name: {error}") from None
-    if parts.port == 0:
-        raise ValueError(f"the URL {url!r} names port 0, which nobody can listen on")
+    if not _has_port(parts):
+        raise ValueError(f"the port of {url!r} is not a number from 1 to 65535")
     secure = parts.scheme == "wss"
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~[]")
     if parts.query:
@@ -130,6 +130,14 @@ def parse_url(url: str) -> Target:
             raise ValueError("the user's name in the URL has a colon, which Basic authentication cannot express")
         credentials = user + b":" + unquote_to_bytes(parts.password or "")
     return Target(secure, host, parts.port or (443 if secure else 80), path, credentials)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Return whether the port is one that somebody can listen on, or left out."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _pairs(fields: Fields | None) -> list[tuple[str, str]]:
