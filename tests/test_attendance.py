@@ -34,7 +34,7 @@ def keepalive(interval: float, timeout: float) -> Settings:
 
 
 class TestKeepalive:
-    """DESIGN rules 10 and 12; R40."""
+    """A peer that is silent is given up; one that is merely not listened to is not."""
 
     @pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
     def test_pings_are_sent_and_tell_the_latency(self, tls: bool, role: Role) -> None:
@@ -124,7 +124,7 @@ class TestKeepalive:
 
 
 class TestUnattended:
-    """DESIGN rule 12: a long computation does not lose its connection."""
+    """A long computation does not lose its connection."""
 
     def test_pings_are_answered(self, tls: bool, soon_unattended: None) -> None:
         with half(tls=tls) as (_, peer):

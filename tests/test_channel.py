@@ -60,7 +60,7 @@ def fill(connection: WebSocketConnection) -> int:
 
 
 class TestFullDuplex:
-    """DESIGN rules 4 to 6."""
+    """Whoever finds the socket full reads meanwhile: two peers that send never wait for each other."""
 
     def both_send(self, tls: bool, size: int, timeout: float, tcp: bool = False) -> None:
         data = random.Random(1).randbytes(MB) * (size // MB)
@@ -183,10 +183,9 @@ class TestFullDuplex:
 
 
 class TestWriters:
-    """DESIGN rules 4, 5 and 11."""
+    """One writer at a time; what was begun is finished first; deadlines cover waiting for the lock."""
 
     def test_messages_of_many_threads_stay_whole(self, tls: bool) -> None:
-        """R61."""
         settings = Settings(max_queue_size=None)
         with pipe(tls=tls, client=settings, server=settings) as (client, server):
 
@@ -250,7 +249,6 @@ class TestWriters:
             sending.result()  # type: ignore[attr-defined]
 
     def test_ping_flood_of_a_peer_that_does_not_read_costs_nothing(self) -> None:
-        """R30."""
         with half() as (connection, peer):
             receiving = run_in_thread(connection.recv, SOON)
             peer.sock.settimeout(0)
@@ -283,7 +281,6 @@ class TestWriters:
                 sending.result()  # type: ignore[attr-defined]
 
     def test_peer_that_never_reads_cannot_hold_a_send(self, tls: bool, role: Role) -> None:
-        """R29."""
         with half(role, tls=tls, settings=Settings(send_timeout=50 * MS)) as (connection, _):
             with pytest.raises(TimeoutError, match="aborted"):
                 connection.send(bytes(8 * MB))
@@ -420,7 +417,7 @@ class TestClosing:
             assert peer.read_frame()[:2] == (8, b"")
 
     def test_both_begin(self, tls: bool) -> None:
-        """One Close each (R36)."""
+        """One Close each."""
         with pipe(tls=tls) as (client, server):
             closing = [run_in_thread(end.close, 4000 + number) for number, end in enumerate((client, server))]
             for handle in closing:
@@ -467,7 +464,6 @@ class TestClosing:
                 handle.result()
 
     def test_peer_that_never_answers_is_cut(self, tls: bool, role: Role) -> None:
-        """R37."""
         with half(role, tls=tls, settings=Settings(close_timeout=50 * MS)) as (connection, peer):
             start = time.monotonic()
             connection.close()
@@ -540,7 +536,7 @@ class TestClosing:
             assert connection.fileno() == -1
 
     def test_unread_input_does_not_eat_the_close(self, tls: bool, role: Role) -> None:
-        """R38: closing a socket with unread input resets it, and the peer may never see the Close."""
+        """Closing a socket with unread input resets it, and the peer may never see the Close."""
         with half(role, tls=tls, tcp=True) as (connection, peer):
             key = KEY if peer.masks else None
             peer.send(frame(2, bytes(10), key=key) * 10_000)
@@ -583,7 +579,7 @@ class TestClosing:
 
 
 class TestLoss:
-    """R39: a stream that ends at any moment is a close with 1006, and nothing is left behind."""
+    """A stream that ends at any moment is a close with 1006, and nothing is left behind."""
 
     @staticmethod
     def reset(peer: RawPeer) -> None:
@@ -739,7 +735,7 @@ def guard(connection: WebSocketConnection) -> Guarded:
 
 
 class TestDescriptor:
-    """DESIGN rule 2: closed once, by the last to leave."""
+    """Closed once, by the last to leave."""
 
     @pytest.mark.parametrize("how", ["close", "abort", "peer"])
     def test_closed_once_and_never_while_in_use(self, tls: bool, how: str) -> None:

@@ -305,7 +305,6 @@ class TestPing:
 class TestClose:
     @pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 1016, 2999, 5000, -1, 1 << 20])
     def test_codes_that_may_not_be_sent(self, code: int) -> None:
-        """R35."""
         with half() as (connection, _):
             for close in (connection.close, connection.start_close):
                 with pytest.raises(ValueError, match="close code"):
@@ -467,7 +466,7 @@ class Waited:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals for threads")
 class TestInterrupts:
-    """DESIGN rule 7: Ctrl-C loses nothing while waiting, and never leaves half a frame."""
+    """Ctrl-C loses nothing while waiting, and never leaves half a frame."""
 
     def interrupt_when(self, condition: object) -> object:
         """Send SIGINT to this, the main thread, once the condition holds."""
@@ -575,7 +574,7 @@ class TestInterrupts:
 
 
 class TestGathering:
-    """DESIGN rule 13: replies leave together while the next message is already here, and never wait long."""
+    """Replies leave together while the next message is already here, and never wait long."""
 
     def sends(self, connection: WebSocketConnection) -> list[int]:
         """Note the size of each write."""

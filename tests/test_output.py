@@ -119,7 +119,7 @@ def test_flush_leaves_it_to_the_holder_of_the_lock(writing: Writing) -> None:
 
 
 def test_flush_looks_again_after_releasing_the_lock(writing: Writing) -> None:
-    """DESIGN rule 5: what another queued while the lock was held does not stay behind."""
+    """What another queued while the lock was held does not stay behind."""
 
     class Lock:
         lock = threading.Lock()

@@ -245,7 +245,7 @@ class TestThreads:
                     receiver.result()
 
     def test_next_waiting_thread_takes_over_the_pump(self, tls: bool) -> None:
-        """DESIGN rule 7: the pump tells all when it is left."""
+        """The pump tells all when it is left."""
         with half(tls=tls) as (connection, peer):
             receivers = [run_in_thread(connection.recv, SOON) for _ in range(3)]
             wait_until(lambda: connection._waiting == 2)
@@ -273,7 +273,7 @@ class TestThreads:
 
 
 class TestInbox:
-    """DESIGN rule 10."""
+    """A full inbox stops the parser and pushes back through TCP; what is in it stays readable."""
 
     def test_full_inbox_pushes_back(self) -> None:
         limit = 100_000
@@ -370,7 +370,7 @@ class TestInbox:
 
 
 class TestDirections:
-    """DESIGN rule 8."""
+    """Each direction has a deadline of its own."""
 
     def test_receiver_that_times_out_does_not_disturb_a_blocked_sender(self, tls: bool) -> None:
         data = bytes(8 << 20)
@@ -410,7 +410,7 @@ def test_pings_are_answered_while_somebody_waits(tls: bool, role: Role) -> None:
 
 
 def test_pong_queued_behind_a_writer_leaves_when_it_is_done(tls: bool) -> None:
-    """DESIGN rule 5: after releasing the lock, look again."""
+    """After releasing the lock, look again."""
     with half(tls=tls) as (connection, peer):
         assert connection._lock_output(Deadline(SOON))
         peer.frame(9, b"p")
@@ -422,7 +422,7 @@ def test_pong_queued_behind_a_writer_leaves_when_it_is_done(tls: bool) -> None:
 
 
 def test_state_lock_is_free_during_io_and_codecs() -> None:
-    """DESIGN rule 3: nothing waits, and no code of others runs, while the state lock is held."""
+    """Nothing waits, and no code of others runs, while the state lock is held."""
     from websocketserver.protocol.deflate import PerMessageDeflate
 
     held: list[str] = []

@@ -330,7 +330,7 @@ class TestTls:
             assert server.wait(True, False, NOW) == (False, False)
 
     def test_no_two_threads_are_inside(self) -> None:
-        """DESIGN rule 9: OpenSSL forbids it."""
+        """OpenSSL forbids it."""
         with scripted() as (client, server, sock):
             stop = threading.Event()
 
