@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -740,3 +743,84 @@ class TestTheSendingTurn:
             assert sorted(received) == sorted(name * 1000 for name in "abcd" for _ in range(20))
             for handle in sending:
                 handle.result()
+
+
+class Exchange:
+    """Three threads send, three receive, all by whole messages and by pieces, and some give up half way."""
+
+    SENDERS = RECEIVERS = 3
+
+    def __init__(self, sender: WebSocketConnection, receiver: WebSocketConnection) -> None:
+        self.sender, self.receiver = sender, receiver
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()  # guards the next three
+        self.received: list[str] = []
+        self.given_up = self.ended = 0
+
+    def send(self, name: int) -> int:
+        random, count = Random(name), 0
+        while not self.stopping.is_set():
+            text = f"{name} {count} " + "é" * random.randrange(20_000) + "$"
+            if count % 2:
+                self.sender.send(text)
+            else:
+                cuts = [0, *sorted(random.randrange(len(text)) for _ in range(5)), len(text)]
+                self.sender.send_fragments(text[start:end] for start, end in itertools.pairwise(cuts))
+            count += 1
+        self.sender.send("end")
+        return count
+
+    def receive(self, seed: int) -> None:
+        random = Random(seed)
+        while self.ended < self.SENDERS:
+            with contextlib.suppress(TimeoutError):
+                if random.random() < 0.4:
+                    self.note(str(self.receiver.recv(20 * MS)))
+                else:
+                    self.stream(random, 20 * MS if random.random() < 0.5 else 0)
+
+    def stream(self, random: Random, timeout: float) -> None:
+        text, patience = "", random.choice((1, 2, 1000, 1000))
+        with self.receiver.recv_fragments(timeout) as stream:
+            while not text.endswith(("$", "end")):
+                try:
+                    text += str(next(stream))
+                except TimeoutError:
+                    if not text:
+                        raise
+                patience -= 1
+                if not patience and not text.endswith(("$", "end")) and text[0].isdigit():
+                    with self.lock:
+                        self.given_up += 1
+                    return
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        with self.lock:
+            if text == "end":
+                self.ended += 1
+            else:
+                assert text.endswith("$")
+                self.received.append(text.rpartition(" ")[0])
+
+    def ping(self) -> None:
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                self.receiver.ping().wait(100 * MS)
+
+
+@pytest.mark.parametrize("seconds", [0.3, pytest.param(10, marks=pytest.mark.slow)])
+def test_every_message_arrives_once_or_is_given_up(tls: bool, seconds: float) -> None:
+    settings = Settings(compression=PerMessageDeflate(threshold=0), max_queue_size=50_000)
+    with pipe(tls=tls, negotiate_extensions=True, client=settings, server=settings) as ends:
+        exchange = Exchange(*ends)
+        sending = [run_in_thread(exchange.send, name) for name in range(exchange.SENDERS)]
+        others = [run_in_thread(exchange.receive, seed) for seed in range(exchange.RECEIVERS)]
+        others.append(run_in_thread(exchange.ping))
+        threading.Event().wait(seconds)
+        exchange.stopping.set()
+        sent = sum(handle.result() for handle in sending)
+        for handle in others:
+            handle.result()
+        assert len(exchange.received) == len(set(exchange.received))
+        assert len(exchange.received) + exchange.given_up == sent
