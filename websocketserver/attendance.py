@@ -32,6 +32,18 @@ AGAIN = 0.001  # seconds after which it comes again where it found something; fr
 class AttendedChannel(Channel):
     """A channel that is looked after."""
 
+    __slots__ = (
+        "_heartbeat",
+        "_messages",
+        "_messages_sent",
+        "_pause",
+        "_pings",
+        "_quiet_since",
+        "_release_after",
+        "extensions",
+        "latency",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -69,7 +81,7 @@ class AttendedChannel(Channel):
             if round_trip is not None:
                 self.latency = round_trip
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
 
     def _await_pong(self, waiter: PingWaiter, deadline: Deadline) -> None:
         self._pump_until(lambda: waiter.round_trip is not None or self._input_over, deadline)

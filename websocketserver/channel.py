@@ -30,7 +30,18 @@ __all__ = ["Channel"]
 class Channel(Pump):
     """What connection.py builds on. Every method may be called from any thread unless it says "as the pump"."""
 
-    visit_at: float | None = None  # the timer's
+    __slots__ = (
+        "_cut_at",
+        "_cutting",
+        "_detail",
+        "_ending",
+        "_output",
+        "_received",
+        "_released",
+        "_unread",
+        "role",
+        "visit_at",
+    )
 
     def __init__(
         self,
@@ -42,6 +53,7 @@ class Channel(Pump):
         hooks: frozenset[str],
     ) -> None:
         super().__init__(transport, receiver, settings, hooks)
+        self.visit_at: float | None = None  # the timer's
         self.role = role
         self._received: Close | None = None  # the peer's Close; this and what follows: guarded by the state lock
         self._detail = ""  # why the connection ended, where no Close says so
@@ -201,7 +213,7 @@ class Channel(Pump):
             self._output.queue_locked(CLOSE, payload)
             self._cut_at = time.monotonic() + self.settings.close_timeout
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
         self._flush_ending()
 
     def _end_input_locked(self, fin: bool) -> None:
@@ -211,7 +223,7 @@ class Channel(Pump):
         if self._cut_at is None:
             self._cut_at = time.monotonic() + self.settings.close_timeout
         if self._waiting:
-            self._changed.notify_all()
+            self._notify_locked()
 
     def _flush_ending(self) -> None:
         self._flush()
@@ -241,7 +253,7 @@ class Channel(Pump):
             self._over = self._input_over = self._cutting = True
             if self._received is None and not self._detail:
                 self._detail = detail
-            self._changed.notify_all()
+            self._notify_locked()
         try:
             self._transport.shutdown()  # wakes the pump and the writer
         finally:

@@ -67,6 +67,17 @@ class WebSocketConnection(FragmentedChannel):
     message until the connection ends normally (1000 or 1001), and raises ConnectionClosed otherwise.
     """
 
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_local_address",
+        "_response",
+        "_sock",
+        "remote_address",
+        "request",
+        "subprotocol",
+    )
+
     def __init__(
         self,
         sock: socket.socket,

@@ -98,6 +98,8 @@ class FragmentStream:
 class FragmentedChannel(AttendedChannel):
     """A channel whose messages may come and go in pieces."""
 
+    __slots__ = ("_speaker",)
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._speaker: Turn | None = None  # who sends in pieces; set with the write lock, cleared with the state lock
@@ -153,7 +155,7 @@ class FragmentedChannel(AttendedChannel):
         if turn.begun:
             self._skip_locked()
         if self._waiting:
-            self._changed.notify_all()
+            self._notify_locked()
 
     def _forget_turn(self, turn: Turn) -> None:
         """The same from a finalizer, which may have interrupted any thread anywhere: it must not wait for a lock."""
@@ -292,7 +294,7 @@ class FragmentedChannel(AttendedChannel):
             if self._speaker is turn:
                 self._speaker = None
                 if self._waiting:
-                    self._changed.notify_all()
+                    self._notify_locked()
 
 
 def _payloads(pieces: Iterable[object], text: bool | None) -> Iterator[tuple[Buffer, bool]]:

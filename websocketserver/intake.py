@@ -36,6 +36,30 @@ MAIN_THREAD = threading.main_thread().ident
 class Intake(ABC):
     """Every method is for the pump, unless it says otherwise."""
 
+    __slots__ = (
+        "_bytes_received",
+        "_changed",
+        "_drained",
+        "_eof",
+        "_events",
+        "_failed",
+        "_held",
+        "_hooks",
+        "_idle",
+        "_inbox_size",
+        "_input_over",
+        "_lock",
+        "_messages_received",
+        "_reads",
+        "_receiver",
+        "_sent",
+        "_skipping",
+        "_transport",
+        "_unparsed",
+        "_waiting",
+        "settings",
+    )
+
     _output: Output
 
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
@@ -52,7 +76,7 @@ class Intake(ABC):
         self._messages_received = 0
 
         self._lock = threading.Lock()  # the state lock: guards all that follows
-        self._changed = threading.Condition(self._lock)
+        self._changed: threading.Condition | None = None  # made by the first that waits: few ever do
         self._waiting = 0  # threads waiting on the condition
         self._reads = 0  # grows whenever the pump has read what there was
         self._inbox_size = 0  # what the events in the inbox count
@@ -61,6 +85,11 @@ class Intake(ABC):
         self._failed = False  # the peer broke the protocol: its bytes mean nothing any more
         self._eof = False  # the peer's stream has ended
         self._input_over = False  # nothing more will be put into the inbox
+
+    def _notify_locked(self) -> None:
+        """Wake all who wait for the state to change."""
+        if self._changed is not None:
+            self._changed.notify_all()
 
     # What the rest of the connection does
 
@@ -251,7 +280,7 @@ class Intake(ABC):
         with self._lock:
             self._reads += 1
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
 
     def _interrupted(self) -> None:
         """On its way out with an exception: unless it was only waiting, bytes may have been lost."""

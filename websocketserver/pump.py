@@ -7,6 +7,7 @@ the endpoint is its own; a message that it waits for itself does not pass throug
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ __all__ = ["Pump"]
 MOST_LATE = 16  # reads beyond the deadline: what is there is found, but a peer that sends on and on holds nobody
 READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
 
+EMPTY: deque[AppEvent] = deque(maxlen=0)  # the inbox of all that have never needed one, which is most: a deque is large
 NOW, NEVER = Deadline(0), Deadline(None)
 
 
@@ -41,6 +43,16 @@ class Turn:
 class Pump(Intake):
     """Every method may be called from any thread unless it says "as the pump"."""
 
+    __slots__ = (
+        "_announce",
+        "_gathering",
+        "_inbox",
+        "_over",
+        "_polled",
+        "_pumping",
+        "_turn",
+    )
+
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         super().__init__(transport, receiver, settings, hooks)
         self._gathering: int | None = None  # the thread whose messages are gathered; that thread's
@@ -48,7 +60,7 @@ class Pump(Intake):
         self._announce: Callable[[], None] | None = None  # set while a pool has the descriptor in its poll set
         self._polled = False  # the pool waits for input: the timer need not
         self._pumping = False
-        self._inbox: deque[AppEvent] = deque()
+        self._inbox = EMPTY
         self._turn: Turn | None = None  # who receives a message in pieces: all others wait
         self._over = False  # the socket was cut: nobody may begin to use it
 
@@ -132,11 +144,13 @@ class Pump(Intake):
         event = self._inbox.popleft()
         self._inbox_size -= cost(event)
         if self._waiting:  # somebody may be waiting for room
-            self._changed.notify_all()
+            self._notify_locked()
         return event
 
     def _wait_locked(self, deadline: Deadline) -> bool:
         """Wait for the state to change; False if the deadline came first."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
         self._waiting += 1
         try:
             return self._changed.wait(deadline.left())
@@ -228,26 +242,31 @@ class Pump(Intake):
         with self._lock:
             if self._skipping and self._is_skipped(event):  # given up since it was parsed
                 return
-            self._inbox.append(event)
+            self._open_inbox_locked().append(event)
             self._inbox_size += cost(event)
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
 
     def _queue_messages(self, messages: Sequence[Message]) -> None:
         """As the pump, put messages into the inbox."""
         size = sum(map(cost, messages))
         with self._lock:
-            self._inbox.extend(messages)
+            self._open_inbox_locked().extend(messages)
             self._inbox_size += size
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
+
+    def _open_inbox_locked(self) -> deque[AppEvent]:
+        if self._inbox is EMPTY:
+            self._inbox = deque()
+        return self._inbox
 
     def _leave_pump(self) -> None:
         with self._lock:
             self._pumping = False
             self._reads += 1
             if self._waiting:
-                self._changed.notify_all()
+                self._notify_locked()
         if self._over:
             self._release()
 
