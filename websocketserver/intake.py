@@ -25,7 +25,8 @@ from .transport import Transport
 
 __all__ = ["Intake"]
 
-READ_SIZE = 64 * 1024
+READ_SIZE = 64 * 1024  # once there has been as much as LITTLE
+LITTLE = 4 * 1024  # else: who waits in a read has its buffer meanwhile
 MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has ended, before the socket is cut
 OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
 MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one being handled
@@ -52,6 +53,7 @@ class Intake(ABC):
         "_messages_received",
         "_reads",
         "_receiver",
+        "_room",
         "_sent",
         "_skipping",
         "_transport",
@@ -65,7 +67,7 @@ class Intake(ABC):
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         self.settings = settings
         self._transport = transport
-        self._receiver = receiver  # the pump's, as the next eight
+        self._receiver = receiver  # the pump's, as the next nine
         self._hooks = hooks
         self._events = 0
         self._drained = 0
@@ -73,6 +75,7 @@ class Intake(ABC):
         self._held: Closed | ProtocolError | None = None  # the end, while what came before it is being handled
         self._idle = False  # the pump is waiting: an interrupt now loses nothing
         self._bytes_received = 0
+        self._room = LITTLE  # bytes that the next read takes at most
         self._messages_received = 0
 
         self._lock = threading.Lock()  # the state lock: guards all that follows
@@ -218,7 +221,7 @@ class Intake(ABC):
             if receiver.in_frame or self._input_over:
                 size = self._take_in(block)
             else:  # the common case, without a detour
-                data = self._transport.receive(READ_SIZE, block)
+                data = self._transport.receive(self._room, block)
                 size = None if data is None else len(data)
                 if data:
                     self._unparsed = True
@@ -240,6 +243,7 @@ class Intake(ABC):
             self._on_eof(error.strerror or str(error) or type(error).__name__)
             return True
         self._bytes_received += size
+        self._room = LITTLE if size < LITTLE else READ_SIZE
         if not size:
             self._on_eof("the stream ended without a Close")
         return True
@@ -251,7 +255,7 @@ class Intake(ABC):
         receiver = self._receiver
         buffer = receiver.get_buffer() if receiver.in_frame else None
         if buffer is None:
-            data = self._transport.receive(READ_SIZE, block)
+            data = self._transport.receive(self._room, block)
             if data:
                 self._unparsed = True
                 receiver.feed(data)
