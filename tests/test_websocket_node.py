@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
+import random
 import re
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ import pytest
 import websocketserver
 from websocketserver import (
     ConnectionClosed,
+    Fragment,
     PerMessageDeflate,
     Settings,
     ThreadingWebSocketServer,
@@ -80,7 +84,8 @@ class TestPage:
         assert len(rows()) > 150
         for cells in rows():
             assert len(cells) == 3, cells
-            assert all(cells[:2]), cells
+            assert all(cells), cells
+            assert re.search(r"``[\w/]+\.py``", cells[2]), cells
 
     def test_every_name_of_ours_exists(self) -> None:
         names = [name for cells in rows() for name in re.findall(r"``([A-Za-z_.]+)", cells[1])]
@@ -111,6 +116,7 @@ TUNABLES: dict[str, Any] = {
     "max_queue_size": 9000,
     "fragment_size": 16384,
     "compression": None,
+    "extensions": (PerMessageDeflate(threshold=1),),
     "ping_interval": None,
     "ping_timeout": None,
     "send_timeout": 11.0,
@@ -118,6 +124,10 @@ TUNABLES: dict[str, Any] = {
     "tcp_keepalive": 30.0,
     "disable_nagle_algorithm": False,
 }
+
+
+def test_every_setting_is_among_them() -> None:
+    assert set(TUNABLES) == {field.name for field in fields(Settings)}
 
 
 @contextlib.contextmanager
@@ -158,6 +168,56 @@ class TestTunables:
     def test_of_a_client(self, name: str) -> None:
         with settings_on_both_sides(Echo, **{name: TUNABLES[name]}) as (theirs, ours):
             assert (theirs, ours) == (Settings(), Settings(**{name: TUNABLES[name]}))
+
+
+COMBINED: dict[str, tuple[Any, Any]] = {
+    "max_message_size": (None, 1000),
+    "max_frame_size": (None, 1000),
+    "fragment_size": (None, 300),
+    "compression": (None, PerMessageDeflate()),
+    "ping_interval": (None, 0.005),
+    "ping_timeout": (None, 20),
+    "tcp_keepalive": (None, 20),
+    "disable_nagle_algorithm": (True, False),
+    "assemble": (True, False),
+}
+
+
+class InPieces(Echo):
+    """An echo with the settings of each connection in its query, one digit each."""
+
+    def authorize(self) -> HTTPStatus | None:
+        self.pieces: list[Any] = []
+        for digit, (name, values) in zip(self._request.query, COMBINED.items(), strict=True):
+            setattr(self, name, values[int(digit)])
+        if not vars(self)["assemble"]:
+            self.on_fragment = self.gather  # type: ignore[method-assign]
+        return None
+
+    def gather(self, fragment: Fragment) -> None:
+        self.pieces.append(fragment.data)
+        if fragment.fin:
+            self.websocket.send(("" if fragment.text else b"").join(self.pieces))
+            self.pieces.clear()
+
+
+def test_every_combination_of_tunables_works() -> None:
+    noise = random.Random(1).randbytes(2000)
+    with running_server(InPieces) as running:
+        for digits in itertools.product((0, 1), repeat=len(COMBINED)):
+            options = {name: values[digit] for digit, (name, values) in zip(digits, COMBINED.items(), strict=True)}
+            del options["assemble"]
+            with WebSocketClient(running.url("/?" + "".join(map(str, digits))), **options) as client:
+                client.send("é" * 450)
+                assert client.recv(SOON) == "é" * 450, digits
+                client.send(noise)
+                whole = options["fragment_size"] is None
+                if options["max_message_size"] or (options["max_frame_size"] and whole):
+                    with pytest.raises(ConnectionClosed) as closed:
+                        client.recv(SOON)
+                    assert closed.value.code == 1009, digits
+                else:
+                    assert client.recv(SOON) == noise, digits
 
 
 def socket_options(connection: Any) -> tuple[bool, bool, int | None]:
@@ -346,6 +406,14 @@ class TestEnd:
             with pytest.raises(ConnectionClosed):
                 connection.recv(timeout=SOON)
             assert peer.read_close() == 1002
+
+    def test_the_close_says_what_was_wrong(self) -> None:
+        with half() as (connection, peer):
+            peer.frame(3)
+            with pytest.raises(ConnectionClosed):
+                connection.recv(timeout=SOON)
+            payload = peer.read_frame().payload
+            assert (payload[:2], 10 < len(payload) <= 125, payload[2:].isascii()) == (b"\x03\xea", True, True)
 
     def test_closing_with_a_code_sends_no_text_of_ours(self) -> None:
         with half() as (connection, peer):
