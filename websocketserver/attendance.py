@@ -197,7 +197,10 @@ class AttendedChannel(Channel):
             if self._gathering is None and self._output.gathered:
                 self._gathering = thread
                 self._stop_gathering(NEVER)
-            event = self._next_ready(self._transport.pending())
+            pending = self._transport.pending()
+            if not (pending or self._inbox or self._unparsed or self._input_over):
+                return
+            event = self._next_ready(pending)
         if self.is_ended():
             raise self._closed_error()
 

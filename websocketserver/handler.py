@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import ClassVar, NamedTuple
 
-from .connection import State, WebSocketConnection
+from .connection import WebSocketConnection
 from .exceptions import ConnectionClosed, HandshakeError
 from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
@@ -204,10 +204,12 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
 
     def serve_ready(self) -> bool:
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
-        websocket = self.websocket
         if not self._hooks_over:
             self._guard(self._handle_ready)
-        if websocket.state is State.OPEN or not websocket.drain(forget=self._hooks_over):
+            if self._end_error is None and not self._hooks_over:
+                return True
+        websocket = self.websocket
+        if not websocket.drain(forget=self._hooks_over):
             return True
         try:
             websocket.close(timeout=0)

@@ -223,11 +223,12 @@ class Pool:
         if not self._watching.is_set():  # looked at behind the tenant: the monitor does it the other way round
             self._watching.set()
         self._serve(tenant)
+        more = not tenant.gone and self._is_ready(tenant)
         with self._lock:
-            if worker.passed:
+            if worker.passed:  # who puts it back asks again
                 return
             worker.tenant = None
-        if not tenant.gone and self._is_ready(tenant):
+        if more:
             self._announced.append(tenant)  # behind all others, and behind a look at the descriptors
 
     def _serve(self, tenant: Tenant) -> None:

@@ -120,7 +120,8 @@ class _Client(Tenant):
         self._lingering: int | None = None  # how much more is read and forgotten before the end
         self._idle = False  # it is kept alive, and nothing of the next head has come
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
-        self._connection: WebSocketConnection | None = None
+        self._upgraded: WebSocketRequestHandler | None = None  # the same, once its connection is a WebSocket
+        self._connection: WebSocketConnection | None = None  # that one's
         timeout = getattr(server.RequestHandlerClass, "handshake_timeout", StrictHTTPRequestHandler.handshake_timeout)
         self.expires = None if timeout is None else self._accepted.since + timeout
         self._flags = DONT_WAIT if self._secure else 0
@@ -152,10 +153,10 @@ class _Client(Tenant):
     def serve(self) -> None:
         self._accepted.thread = threading.get_ident()
         try:
-            if self._connection is None:
+            if self._upgraded is None:
                 if self._collect():
                     self._serve_request()
-            elif not _upgraded(self._handler).serve_ready():
+            elif not self._upgraded.serve_ready():
                 self._end()
         except BaseException as error:  # what hooks raise has been dealt with
             self._fail(error)
@@ -317,7 +318,7 @@ class _Client(Tenant):
             handler.websocket.unpark()
             self._server.serve_apart(self)
             return
-        self._connection = handler.websocket
+        self._upgraded, self._connection = handler, handler.websocket
         if self.away:  # and whoever has taken it away may not have seen the connection
             self._connection.set_polled(False)
         handler.serve_open()
@@ -327,7 +328,8 @@ class _Client(Tenant):
     def serve_apart(self, code: CloseCode | None = None) -> None:
         """Serve the connection to its end, in a thread of its own; with a code, only see it closed."""
         self._accepted.thread = threading.get_ident()
-        handler = _upgraded(self._handler)
+        handler = self._handler
+        assert isinstance(handler, WebSocketRequestHandler)
         if code is not None:
             handler.websocket.start_close(code)
         try:
@@ -341,7 +343,7 @@ class _Client(Tenant):
         """Forget the descriptor, then close it."""
         self._pool.forget(self)
         self._accepted.parking = None
-        handler, self._handler = self._handler, None
+        handler, self._handler, self._upgraded = self._handler, None, None
         connection = self._accepted.connection
         try:
             if connection is not None:
@@ -352,11 +354,6 @@ class _Client(Tenant):
             self._server.shutdown_request(self._request)
             if connection is None and self._accepted.tls is not None:
                 self._accepted.tls.close()
-
-
-def _upgraded(handler: StrictHTTPRequestHandler | None) -> WebSocketRequestHandler:
-    assert isinstance(handler, WebSocketRequestHandler)
-    return handler
 
 
 class _Head:
