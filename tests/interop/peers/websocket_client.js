@@ -1,10 +1,12 @@
 'use strict';
-// npm websocket as a client: carries out a list of actions one after the other, each when the answer to the one before is there.
-// Usage: node websocket_client.js URL ACTIONS OPTIONS  (JSON: subprotocols, origin, webSocketVersion, fragmentationThreshold, ...)
+// npm websocket as a client: carries out a list of actions one after the other, each when the answer to the one before is there;
+// or, given a list of such lists, each over a connection of its own.
+// Usage: node websocket_client.js URL ACTIONS OPTIONS  (JSON: subprotocols, origin, webSocketVersion, fragmentationThreshold, tlsOptions, ...)
 const { client: WebSocketClient } = require('websocket');
 const { report, describe, payload } = require('./common');
 const [url, script, settings] = process.argv.slice(2);
-const actions = JSON.parse(script);
+const given = JSON.parse(script);
+const scripts = Array.isArray(given[0]) ? given : [given];
 const { subprotocols = [], origin, ...options } = JSON.parse(settings || '{}');
 
 const client = new WebSocketClient({
@@ -15,10 +17,12 @@ const client = new WebSocketClient({
 
 client.on('connectFailed', (error) => report('refused', { message: error.toString() }));
 client.on('connect', (connection) => {
+  const actions = scripts.shift();
   function next() {
     const action = actions.shift();
     if (!action) return;
     if (action.do === 'close') connection.close(action.code, action.reason);
+    else if (action.do === 'drop') connection.drop(action.code, action.reason, action.silently);
     else if (action.do === 'ping') connection.ping(action.text);
     else connection.send(payload(action));
   }
@@ -28,12 +32,24 @@ client.on('connect', (connection) => {
     report('message', describe(binary ? message.binaryData : message.utf8Data, binary));
     next();
   });
+  connection.on('frame', (frame) => { // instead of messages, with assembleFragments: false
+    if (frame.opcode > 7) return;
+    report('frame', { opcode: frame.opcode, fin: frame.fin, size: frame.length });
+    if (frame.fin) next();
+  });
   connection.on('pong', (data) => {
     report('pong', { text: data.toString() });
     next();
   });
   connection.on('ping', (cancel, data) => report('ping', { text: data.toString() }));
-  connection.on('close', (code, reason) => report('close', { code, reason: reason || '' }));
+  connection.on('close', (code, reason) => {
+    report('close', { code, reason: reason || '' });
+    if (scripts.length) connect();
+  });
   next();
 });
-client.connect(url, subprotocols, origin);
+
+function connect() {
+  client.connect(url, subprotocols, origin);
+}
+connect();

@@ -1,15 +1,17 @@
 'use strict';
-// npm websocket as a server: echoes; the texts "close CODE REASON" and "ping PAYLOAD" are commands.
-// Usage: node websocket_server.js OPTIONS  (JSON: subprotocols, fragmentationThreshold, ...)
+// npm websocket as a server: echoes; the texts "close CODE REASON", "drop CODE REASON" and "ping PAYLOAD" are commands.
+// Usage: node websocket_server.js OPTIONS  (JSON: subprotocols, tls: {key, cert}, fragmentationThreshold, ...)
 const http = require('http');
+const https = require('https');
 const { server: WebSocketServer } = require('websocket');
 const { report, describe } = require('./common');
-const { subprotocols = [], ...options } = JSON.parse(process.argv[2] || '{}');
+const { subprotocols = [], tls, ...options } = JSON.parse(process.argv[2] || '{}');
 
-const listener = http.createServer((request, response) => {
+const refuse = (request, response) => {
   response.writeHead(404);
   response.end();
-});
+};
+const listener = tls ? https.createServer(tls, refuse) : http.createServer(refuse);
 const server = new WebSocketServer({
   httpServer: listener,
   maxReceivedFrameSize: 64 << 20,
@@ -33,8 +35,14 @@ server.on('request', (request) => {
     report('message', describe(data, binary));
     const [command, ...words] = binary ? [''] : data.split(' ');
     if (command === 'close') connection.close(Number(words[0]), words.slice(1).join(' '));
+    else if (command === 'drop') connection.drop(Number(words[0]), words.slice(1).join(' '));
     else if (command === 'ping') connection.ping(words[0]);
     else connection.send(data);
+  });
+  connection.on('frame', (frame) => { // instead of messages, with assembleFragments: false
+    if (frame.opcode > 7) return;
+    report('frame', { opcode: frame.opcode, fin: frame.fin, size: frame.length });
+    if (frame.fin) connection.sendUTF('whole');
   });
   connection.on('pong', (payload) => connection.sendUTF(`pong ${payload}`));
   connection.on('close', (code, reason) => report('close', { code, reason: reason || '' }));
