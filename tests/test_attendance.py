@@ -1,16 +1,18 @@
-"""Attendance: what the timer does for connections while none of their users is there."""
+"""Attendance: what the timer and a pool do for connections while none of their users is there."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from websocketserver.connection import Role, State
+from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
-from websocketserver.exceptions import Close, ConnectionClosed
+from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
+from websocketserver.protocol.events import AppEvent
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
 
@@ -278,3 +280,100 @@ def test_close_that_the_peer_began_is_noted_as_ours_too(soon_unattended: None) -
         with pytest.raises(ConnectionClosed) as caught:
             connection.recv(SOON)
         assert (caught.value.received, caught.value.sent) == (Close(4000, "enough"), Close(4000))
+
+
+class Parked:
+    """A connection in a pool's hands, and how often it was announced."""
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self.connection = connection
+        self.announced = 0
+        connection.park(self.announce)
+
+    def announce(self) -> None:
+        self.announced += 1
+
+    def __enter__(self) -> Parked:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.connection.unpark()
+
+    def events(self) -> list[str]:
+        return [str(event[0]) for event in self.connection.ready_events()]
+
+
+class TestParked:
+    def test_gives_what_is_here_and_never_waits(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer), Parked(connection) as parked:
+            assert parked.events() == []
+            peer.send(b"".join(frame(1, b"%d" % number, key=KEY) for number in range(3)))
+            wait_until(lambda: connection._transport.wait(True, False, Deadline(0))[0])
+            assert parked.events() == ["0", "1", "2"]
+            assert not connection.is_ready()
+
+    def test_raises_at_the_end_behind_all_messages(self) -> None:
+        with half() as (connection, peer), Parked(connection):
+            peer.frame(1, b"last")
+            peer.close_frame(1000)
+            seen = []
+            with pytest.raises(ConnectionClosedOK):
+                seen += [str(event[0]) for event in self.endless(connection)]
+            assert connection.is_ended()
+            assert not connection.drain(), "the peer has not ended its stream"
+            peer.sock.shutdown(socket.SHUT_WR)
+            assert connection.drain()
+
+    def endless(self, connection: WebSocketConnection) -> Iterator[AppEvent]:
+        while True:
+            yield from connection.ready_events()
+
+    def test_attending_answers_pings_and_keeps_messages(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer), Parked(connection) as parked:
+            peer.frame(9, b"p")
+            wait_until(lambda: connection._transport.wait(True, False, Deadline(0))[0])
+            assert not connection.attend()
+            assert peer.read_frame()[:2] == (10, b"p")
+            peer.frame(1, b"m")
+            wait_until(connection.attend)
+            assert connection.is_ready()
+            assert parked.events() == ["m"]
+
+    def test_is_announced_when_another_thread_has_read_for_it(self) -> None:
+        with half() as (connection, peer), Parked(connection) as parked:
+            peer.send(frame(1, b"1", key=KEY) + frame(1, b"2", key=KEY))
+            assert connection.recv(SOON) == "1"
+            assert parked.announced
+            assert connection.is_ready()
+            assert parked.events() == ["2"]
+
+    def test_is_announced_when_it_is_cut_and_keeps_its_descriptor(self) -> None:
+        with half() as (connection, _), Parked(connection) as parked:
+            connection.abort()
+            assert parked.announced
+            assert connection.is_ready()
+            assert connection.fileno() >= 0
+            connection.unpark()
+            wait_until(lambda: connection.fileno() < 0)
+
+    def test_what_nobody_takes_any_more_can_be_dropped(self) -> None:
+        with half() as (connection, peer), Parked(connection):
+            peer.frame(1, b"m")
+            wait_until(connection.attend)
+            connection.start_close(1011)
+            peer.sock.shutdown(socket.SHUT_WR)
+            wait_until(lambda: connection.drain() or connection._eof)
+            assert not connection.drain(), "a message is still here"
+            assert connection.drain(forget=True)
+
+    def test_a_violation_is_over_once_the_peer_has_gone_and_does_not_call_for_service_before(self) -> None:
+        with half() as (connection, peer), Parked(connection) as parked:
+            peer.send(frame(1, b"\xff", key=KEY) + frame(1, b"more", key=KEY))
+            wait_until(lambda: connection._transport.wait(True, False, Deadline(0))[0])
+            with pytest.raises(ConnectionClosed):
+                parked.events()
+            assert peer.read_close() == 1007
+            announced = parked.announced
+            assert not connection.drain()
+            assert not connection.is_ready()
+            assert parked.announced == announced
