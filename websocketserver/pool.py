@@ -177,9 +177,7 @@ class Pool:
         """There is something to serve that polling does not show."""
         self._announced.append(tenant)
         leader = self._leader
-        if (
-            leader is None or leader.thread != get_ident()
-        ):  # the leader, and whoever gets the lead, looks before it polls
+        if leader is None or leader.thread != get_ident():  # the leader looks before it polls, as who gets the lead
             self._waker.wake()
 
     # The leader
