@@ -75,7 +75,7 @@ class TestKeepalive:
             assert caught.value.sent.code == 1011
             assert "Ping" in caught.value.reason
             assert peer.read_close() == 1011
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
     def test_peer_that_stops_while_we_send_is_given_up(self, tls: bool) -> None:
         """The write lock is taken all the time."""
@@ -242,8 +242,8 @@ class TestFailingExtension:
         with half(codecs=(codec,)) as (connection, peer):
             act(connection, peer)
             wait_until(lambda: connection.state is State.CLOSED)
-            assert connection.fileno() == -1
-            assert not connection._output.lock.locked()
+            wait_until(lambda: connection.fileno() == -1)  # the timer's thread may still be on its way out
+            wait_until(lambda: not connection._output.lock.locked())
             with pytest.raises(ConnectionClosed):
                 connection.send("x")
 

@@ -393,7 +393,7 @@ class TestClosing:
             closing.result()
             assert connection.state is State.CLOSED
             assert connection.close_code == 4000
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
     @pytest.mark.parametrize("code", [1000, 1001, 1011, 3000, 4999])
     def test_peer_begins_and_its_code_is_echoed(self, code: int) -> None:
@@ -533,7 +533,7 @@ class TestClosing:
             for handle in (sending, receiving):
                 with pytest.raises(ConnectionClosed):
                     handle.result()  # type: ignore[attr-defined]
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
     def test_unread_input_does_not_eat_the_close(self, tls: bool, role: Role) -> None:
         """Closing a socket with unread input resets it, and the peer may never see the Close."""

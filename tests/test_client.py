@@ -763,7 +763,7 @@ class TestNotYetConnected:
         for call in calls:
             with pytest.raises(ConnectionClosed, match="not connected yet"):
                 call()
-        assert client.fileno() == -1
+        wait_until(lambda: client.fileno() == -1)
         assert client.stats == (0, 0, 0, 0)
         assert client.state is State.CONNECTING
         assert "connecting" in repr(client)
@@ -812,7 +812,7 @@ class TestNotYetConnected:
             with pytest.raises(ConnectionAbortedError):
                 connecting.result()
             assert peer.read_to_end() == b""
-            assert client.fileno() == -1
+            wait_until(lambda: client.fileno() == -1)
 
     @pytest.mark.parametrize("call", ["close", "start_close"])
     def test_a_code_that_may_not_be_sent_is_refused(self, call: str) -> None:

@@ -418,7 +418,7 @@ class TestLooking:
             connection.abort()
             assert (connection.state, connection.close_code) == (State.CLOSED, 1006)
             assert connection.close_reason
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
     def test_stats(self) -> None:
         with pipe() as (client, server):
@@ -545,7 +545,7 @@ class TestInterrupts:
                 connection.ping() if call == "ping" else connection.send("x")
             interrupting.result()  # type: ignore[attr-defined]
             assert connection.state is State.CLOSED
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
     def test_while_reading_aborts(self) -> None:
         """Between the read and the parser bytes could be lost, which nobody would notice."""
@@ -570,7 +570,7 @@ class TestInterrupts:
                 connection.close()
             interrupting.result()  # type: ignore[attr-defined]
             assert connection.state is State.CLOSED
-            assert connection.fileno() == -1
+            wait_until(lambda: connection.fileno() == -1)
 
 
 class TestGathering:
