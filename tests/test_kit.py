@@ -72,12 +72,14 @@ def outcomes(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, set[st
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcomes", [{}], indirect=True)
 def test_rules_for_a_user(outcomes: dict[str, set[str]]) -> None:
     check(outcomes)
     assert outcomes["SKIPPED"] == {"tool"}  # the reason's last word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcomes", [{"CI": "true"}], indirect=True)
 def test_rules_in_ci(outcomes: dict[str, set[str]]) -> None:
     check(outcomes)

@@ -38,7 +38,7 @@ PAYLOADS: list[str | bytes] = [
 
 
 # The same handler runs under both.
-SERVERS = [ThreadingWebSocketServer, PoolingWebSocketServer]
+SERVERS = [ThreadingWebSocketServer, pytest.param(PoolingWebSocketServer, marks=pytest.mark.slow)]
 
 
 def require(*names: str) -> str:

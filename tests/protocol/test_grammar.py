@@ -99,7 +99,9 @@ class TestExtensions:
         with pytest.raises(ValueError, match="extension"):
             parse_extensions(value)
 
-    @given(st.lists(st.tuples(TOKENS, st.lists(st.tuples(TOKENS, st.none() | TOKENS))), min_size=1))
+    @given(
+        st.lists(st.tuples(TOKENS, st.lists(st.tuples(TOKENS, st.none() | TOKENS), max_size=4)), min_size=1, max_size=4)
+    )
     def test_extensions_survive_the_wire(self, extensions: Extensions) -> None:
         value = ", ".join(format_extension(name, params) for name, params in extensions)
         check_field("Sec-WebSocket-Extensions", value)
