@@ -152,6 +152,21 @@ class Channel(Pump):
             self._collect(NOW)
             self._unread = True
 
+    def _lost_error(self) -> ConnectionClosed:
+        """Return what to raise where the stream takes nothing more: what has come may say why."""
+        self._attend()
+        return self._closed_error()
+
+    def _sending_failed(self, error: BaseException) -> BaseException:
+        """Return what to raise for a message that met this error; unless the stream was gone, it is cut."""
+        if isinstance(error, Broken):
+            return self._lost_error()
+        if isinstance(error, TimeoutError):
+            self._cut("sending timed out in the middle of a message")
+            return TimeoutError("the message could not be sent in time; the connection was aborted")
+        self._cut("interrupted while sending")  # or an extension failed: nobody knows what has left
+        return error
+
     def _on_ping(self, event: Ping) -> None:
         self._output.queue(PONG, event.payload)  # 5.5.2; of several that wait, the newest is answered (5.5.3)
         self._flush()

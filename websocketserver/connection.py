@@ -206,14 +206,8 @@ class WebSocketConnection(FragmentedChannel):
                     whole = output.write(buffers, deadline)
                 else:
                     whole = self._write_or_gather(buffers, deadline)
-            except Broken:
-                raise self._lost_error() from None
-            except TimeoutError:
-                self._cut("sending timed out in the middle of a message")
-                raise TimeoutError("the message could not be sent in time; the connection was aborted") from None
-            except BaseException:  # interrupted, or an extension failed: nobody knows what has left
-                self._cut("interrupted while sending")
-                raise
+            except BaseException as error:
+                raise self._sending_failed(error) from None
             if not whole:
                 self._not_sent(sender.encoded)
             self._messages_sent += 1
@@ -288,11 +282,6 @@ class WebSocketConnection(FragmentedChannel):
         except BaseException:
             self._unlock_output()
             raise
-
-    def _lost_error(self) -> ConnectionClosed:
-        """Return what to raise where the stream takes nothing more: what has come may say why."""
-        self._attend()
-        return self._closed_error()
 
     def _not_sent(self, encoded: bool) -> None:
         """Raise TimeoutError for a message of which nothing has left; abort where that cannot be undone."""

@@ -17,7 +17,6 @@ from typing import Any
 from .attendance import AttendedChannel
 from .deadline import Deadline
 from .exceptions import ConnectionClosed
-from .output import Broken
 from .protocol.closecodes import CloseCode
 from .protocol.endpoint import Buffer
 from .protocol.events import AppEvent, Fragment, Message
@@ -261,14 +260,8 @@ class FragmentedChannel(AttendedChannel):
                 sender.begin(text=text, compress=compress)
             buffers = sender.piece(data, fin)
             whole = not buffers or self._write_or_gather(buffers, deadline)
-        except Broken:
-            raise self._closed_error() from None
-        except TimeoutError:
-            self._cut("sending timed out in the middle of a message")
-            raise TimeoutError("the message could not be sent in time; the connection was aborted") from None
-        except BaseException:  # interrupted, or an extension failed: nobody knows what has left
-            self._cut("interrupted while sending")
-            raise
+        except BaseException as error:
+            raise self._sending_failed(error) from None
         if not whole:
             self._not_sent(turn.begun or sender.encoded)
         turn.begun = True
