@@ -49,6 +49,7 @@ PLAN = """
     accepting
     registry
     forwarded
+    logs
     httphandler
     handler
     verbs

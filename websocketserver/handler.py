@@ -18,6 +18,7 @@ from .connection import WebSocketConnection
 from .exceptions import ConnectionClosed, HandshakeError
 from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
+from .logs import ConnectionLog
 from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
 from .protocol.extensions import Codec, negotiate
@@ -28,7 +29,6 @@ from .streams import AfterUpgrade, Pace
 
 __all__ = ["WebSocketRequestHandler"]
 
-FAULTS = frozenset((1002, 1003, 1006, 1007, 1008, 1009, 1010))  # close codes that are worth a line in the log
 INTERRUPTED_TIMEOUT = 1.0  # seconds that a closing handshake may take when the program is being stopped
 
 
@@ -45,7 +45,7 @@ class _Agreement(NamedTuple):
     fields: list[tuple[str, str]]  # of the 101
 
 
-class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
+class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     """Serve WebSocket connections and, with ``do_GET`` and the like, ordinary HTTP on the same port.
 
     One object per connection; its attributes are yours. Configure by class attributes, extend by
@@ -368,9 +368,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         return CloseCode.NORMAL_CLOSURE
 
     def _say_goodbye(self) -> None:
-        code = self.websocket.close_code or CloseCode.ABNORMAL_CLOSURE
-        if code in FAULTS:
-            self.log_error("WebSocket ended: %s", self._end_error or code)
+        self._call_last(self.log_connection)
         try:
             self._call_last(self._call_on_close)
         finally:

@@ -16,23 +16,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
-from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
+from .logs import RequestLog, printable, redacted
 from .protocol.headers import read_request_head
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
 
 __all__ = ["StrictHTTPRequestHandler"]
 
-MOST_LOGGED = 100  # characters of a request line that was refused, and of the reason
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
+class StrictHTTPRequestHandler(RequestLog):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
@@ -130,7 +129,8 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._head = head
         self._requests += 1
         self._link.limit = Pace(self.timeout)
-        self.requestline, self.command, self.path = head.request_line, head.method, head.target
+        self.requestline = redacted(head.request_line, self.secret_parameters)
+        self.command, self.path = head.method, head.target
         self.request_version, self.headers = head.version, head.headers
         self.close_connection = not self._keeps_alive()
         if not self._accepted.begin_request():
@@ -157,6 +157,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         lender._lent = lender.close_connection = True
         self._lender = lender
         self.close_connection = not self._keeps_alive()
+        self.requestline = redacted(self._head.request_line, self.secret_parameters)
         self._link.limit = Pace(self.timeout)
         self._set_nagle()
 
@@ -241,8 +242,10 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._linger = True
         self._link.limit = Pace(self.timeout)
         self.protocol_version = "HTTP/1.1"  # also for clients that take nothing else
-        request_line = self.requestline or self.raw_requestline.decode("latin-1")
-        self.log_error('"%s" %d %s', _printable(request_line.rstrip("\r\n")), status, _printable(message))
+        request_line = self.requestline or self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        self.log_error(
+            '"%s" %d %s', printable(redacted(request_line, self.secret_parameters)), status, printable(message)
+        )
         self._refused = True
         phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
         body = f"{int(status)} {phrase}: {message}\n".encode()
@@ -361,13 +364,6 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken
-
-
-def _printable(text: str) -> str:
-    """Return what may stand in a log of a text that has come from the peer."""
-    if len(text) > MOST_LOGGED:
-        text = text[:MOST_LOGGED] + "..."
-    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
 
 
 def _nothing() -> None:
