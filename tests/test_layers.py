@@ -49,6 +49,7 @@ PLAN = """
     accepting
     registry
     forwarded
+    hosts
     logs
     httphandler
     handler

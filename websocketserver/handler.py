@@ -51,7 +51,8 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     One object per connection; its attributes are yours. Configure by class attributes, extend by
     overriding, in the order in which they are called:
 
-    - check_origin(origin), authorize(), select_subprotocol(offered), response_headers(): the handshake
+    - check_host(host), check_origin(origin), authorize(), select_subprotocol(offered), response_headers():
+      the handshake
     - on_open()
     - on_message(message) or on_fragment(fragment), on_ping(payload), on_pong(payload)
     - on_close(code, reason): exactly once for each connection that was opened
@@ -292,6 +293,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     def _negotiate(self) -> _Agreement | None:
         """Return what client and server agree on; None if a hook has answered. Raises HandshakeError to refuse."""
         self._request = request = check_request(self._head, self.websocket_versions)
+        self._require_host()
         if not self.check_origin(request.origin):
             raise HandshakeError(f"origin {request.origin} is not allowed", HTTPStatus.FORBIDDEN)
         status = self.authorize()

@@ -21,8 +21,9 @@ from typing import ClassVar
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
+from .hosts import AllowedHosts, is_allowed_host
 from .logs import RequestLog, printable, redacted
-from .protocol.headers import read_request_head
+from .protocol.headers import read_request_head, requested_host
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
 
@@ -43,6 +44,9 @@ class StrictHTTPRequestHandler(RequestLog):
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
+    #: Hosts that requests may be for: names and addresses, with or without a port, and compiled patterns that must
+    #: match the whole name; None for any.
+    allowed_hosts: ClassVar[AllowedHosts | None] = None
     disable_nagle_algorithm = True
 
     _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
@@ -147,6 +151,21 @@ class StrictHTTPRequestHandler(RequestLog):
         self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
+    def check_host(self, host: str) -> bool:
+        """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
+
+        By default: one of ``allowed_hosts``. Others are answered 421 (RFC 9110, 7.4), upgrades and ordinary requests.
+        """
+        allowed = self.allowed_hosts
+        secure = isinstance(self.connection, ssl.SSLSocket)
+        return allowed is None or is_allowed_host(host, allowed, 443 if secure else 80)
+
+    def _require_host(self) -> None:
+        """Raise HandshakeError unless the request is for a host of ours."""
+        host = requested_host(self._head)
+        if not self.check_host(host):
+            raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
+
     def send_response_only(self, code: int, message: str | None = None) -> None:
         """As inherited; remembers that there is an answer."""
         self._answered = code
@@ -210,7 +229,12 @@ class StrictHTTPRequestHandler(RequestLog):
 
     def _answer_request(self) -> None:
         with self._peer_faults():
-            self._dispatch()
+            try:
+                self._require_host()
+            except HandshakeError as error:
+                self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
+            else:
+                self._dispatch()
 
     def _dispatch(self) -> None:
         """Call the do_... method for the request."""

@@ -24,6 +24,7 @@ from websocketserver.protocol.headers import (
     parse_request_head,
     read_request_head,
     read_response_head,
+    requested_host,
     serialize_head,
 )
 
@@ -575,3 +576,17 @@ PIECES = [
     b"Host",
     b"HTTP/1.0",
 ]
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "host"),
+    [
+        ("GET / HTTP/1.1", "Host: example.org:80\r\n", "example.org:80"),
+        ("GET http://other.example:81/a HTTP/1.1", "Host: example.org\r\n", "other.example:81"),
+        ("GET WSS://other.example?a HTTP/1.1", "Host: example.org\r\n", "other.example"),
+        ("OPTIONS * HTTP/1.1", "Host:\r\n", ""),
+        ("GET / HTTP/1.0", "", ""),
+    ],
+)
+def test_the_host_that_a_request_is_for(line: str, header: str, host: str) -> None:
+    assert requested_host(parse_request_head(f"{line}\r\n{header}\r\n".encode())) == host
