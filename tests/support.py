@@ -47,8 +47,8 @@ T = TypeVar("T")
 
 # One millisecond of test time: time-outs that are meant to pass are written 50 * MS.
 MS = 0.001 * float(os.environ.get("WEBSOCKETSERVER_TEST_SLOWNESS", "1"))
-# The deadline of what must happen.
-SOON = 5.0
+# The deadline of what must happen, on a busy machine too: only what hangs takes so long.
+SOON = 15.0
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
 
