@@ -495,6 +495,11 @@ class Waited:
 class TestInterrupts:
     """Ctrl-C loses nothing while waiting, and never leaves half a frame."""
 
+    @pytest.fixture(autouse=True)
+    def no_timer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who reads and waits here is the main thread, or the signal would come too early."""
+        monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
+
     def interrupt_when(self, condition: object) -> object:
         """Send SIGINT to this, the main thread, once the condition holds."""
         main = threading.main_thread().ident
