@@ -51,6 +51,7 @@ PLAN = """
     forwarded
     hosts
     logs
+    credentials
     httphandler
     handler
     verbs

@@ -14,6 +14,7 @@ import socket as _socket
 
 from .client import WebSocketClient
 from .connection import Role, State, Stats, WebSocketConnection
+from .credentials import BasicAuth, TokenAuth
 from .exceptions import (
     Close,
     ConnectionClosed,
@@ -42,6 +43,7 @@ __all__ = [
     "RSV1",
     "RSV2",
     "RSV3",
+    "BasicAuth",
     "Close",
     "CloseCode",
     "Closed",
@@ -73,6 +75,7 @@ __all__ = [
     "State",
     "Stats",
     "ThreadingWebSocketServer",
+    "TokenAuth",
     "WebSocketClient",
     "WebSocketConnection",
     "WebSocketError",
