@@ -47,11 +47,9 @@ PLAN = """
     hooks
 
     accepting
-    registry
     forwarded
-    hosts
-    logs
-    credentials
+    admission
+    registry
     httphandler
     handler
     verbs

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from websocketserver.admission import Admission
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close
 from websocketserver.registry import Accepted, Registry
@@ -98,6 +99,26 @@ class TestAccepted:
         accepted.release()
         accepted.cut()
         assert not is_cut(ends[1])
+
+    def test_gives_way_only_while_it_waits_for_a_request(self, ends: Any) -> None:
+        admission = Admission()
+        accepted = Accepted(ends[0], admission)
+        for _ in range(2):
+            accepted.await_request()
+            assert list(admission._waiting) == [accepted]
+            accepted.begin_request()
+            assert not admission._waiting
+            assert not accepted.give_way()
+            assert not is_cut(ends[1])
+        accepted.await_request()
+        assert accepted.give_way()
+        assert is_cut(ends[1])
+
+    def test_gives_way_no_more_as_a_connection(self, ends: Any) -> None:
+        accepted, connection = Accepted(ends[0]), Connection()
+        accepted.upgrade(connection)  # type: ignore[arg-type]
+        assert not accepted.give_way()
+        assert connection.told == []
 
 
 class TestRegistry:

@@ -14,7 +14,6 @@ import socket as _socket
 
 from .client import WebSocketClient
 from .connection import Role, State, Stats, WebSocketConnection
-from .credentials import BasicAuth, TokenAuth
 from .exceptions import (
     Close,
     ConnectionClosed,
@@ -43,7 +42,6 @@ __all__ = [
     "RSV1",
     "RSV2",
     "RSV3",
-    "BasicAuth",
     "Close",
     "CloseCode",
     "Closed",
@@ -75,7 +73,6 @@ __all__ = [
     "State",
     "Stats",
     "ThreadingWebSocketServer",
-    "TokenAuth",
     "WebSocketClient",
     "WebSocketConnection",
     "WebSocketError",

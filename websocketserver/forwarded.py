@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-__all__ = ["UNIX", "believed_addresses"]
+__all__ = ["UNIX", "believed_addresses", "is_trusted"]
 
 UNIX = "unix"  # what a peer on a Unix socket is called: it has no address
 
@@ -18,11 +18,9 @@ def believed_addresses(peer: str, forwarded: Iterable[str], trusted: Sequence[st
     are trusted; the first that is not is as far as it goes. Raises TypeError or ValueError for what
     ``trusted`` must not be.
     """
-    if isinstance(trusted, str):
-        raise TypeError("trusted_proxies must be a sequence of addresses and networks, not one str")
     addresses = [peer]
     entries = [entry.strip() for value in forwarded for entry in value.split(",")]
-    while entries and _is_trusted(addresses[0], trusted):
+    while is_trusted(addresses[0], trusted) and entries:
         address = _parse(entries.pop())
         if address is None:
             break
@@ -30,7 +28,10 @@ def believed_addresses(peer: str, forwarded: Iterable[str], trusted: Sequence[st
     return addresses
 
 
-def _is_trusted(address: str, trusted: Sequence[str]) -> bool:
+def is_trusted(address: str, trusted: Sequence[str]) -> bool:
+    """Return whether an address is a trusted proxy's; raises as ``believed_addresses`` does."""
+    if isinstance(trusted, str):
+        raise TypeError("trusted_proxies must be a sequence of addresses and networks, not one str")
     if address == UNIX:
         return UNIX in trusted
     parsed = _parse(address)

@@ -16,23 +16,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
+from .admission import TRY_LATER, place_of
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
-from .hosts import AllowedHosts, is_allowed_host
-from .logs import RequestLog, printable, redacted
-from .protocol.headers import read_request_head, requested_host
+from .protocol.headers import read_request_head
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
 
 __all__ = ["StrictHTTPRequestHandler"]
 
+MOST_LOGGED = 100  # characters of a request line that was refused, and of the reason
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(RequestLog):
+class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
@@ -44,9 +45,6 @@ class StrictHTTPRequestHandler(RequestLog):
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
-    #: Hosts that requests may be for: names and addresses, with or without a port, and compiled patterns that must
-    #: match the whole name; None for any.
-    allowed_hosts: ClassVar[AllowedHosts | None] = None
     disable_nagle_algorithm = True
 
     _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
@@ -73,6 +71,7 @@ class StrictHTTPRequestHandler(RequestLog):
         self._link = Link(self.request, self._handshake_deadline())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
         self._set_nagle()
+        self._accepted.await_request()
         context = getattr(self.server, "ssl_context", None)
         if self._accepted.tls is not None:
             self.connection = self._link.sock = self._accepted.tls
@@ -133,12 +132,15 @@ class StrictHTTPRequestHandler(RequestLog):
         self._head = head
         self._requests += 1
         self._link.limit = Pace(self.timeout)
-        self.requestline = redacted(head.request_line, self.secret_parameters)
-        self.command, self.path = head.method, head.target
+        self.requestline, self.command, self.path = head.request_line, head.method, head.target
         self.request_version, self.headers = head.version, head.headers
         self.close_connection = not self._keeps_alive()
         if not self._accepted.begin_request():
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down", {"Retry-After": "5"})
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down", TRY_LATER)
+            return False
+        limit = getattr(self.server, "max_connections_per_address", None)
+        if limit is not None and not self._accepted.settle(place_of(self.address_string()), limit):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"max_connections_per_address ({limit}) reached", TRY_LATER)
             return False
         return self._meets_expectation()
 
@@ -151,21 +153,6 @@ class StrictHTTPRequestHandler(RequestLog):
         self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
-    def check_host(self, host: str) -> bool:
-        """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
-
-        By default: one of ``allowed_hosts``. Others are answered 421 (RFC 9110, 7.4), upgrades and ordinary requests.
-        """
-        allowed = self.allowed_hosts
-        secure = isinstance(self.connection, ssl.SSLSocket)
-        return allowed is None or is_allowed_host(host, allowed, 443 if secure else 80)
-
-    def _require_host(self) -> None:
-        """Raise HandshakeError unless the request is for a host of ours."""
-        host = requested_host(self._head)
-        if not self.check_host(host):
-            raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
-
     def send_response_only(self, code: int, message: str | None = None) -> None:
         """As inherited; remembers that there is an answer."""
         self._answered = code
@@ -176,7 +163,6 @@ class StrictHTTPRequestHandler(RequestLog):
         lender._lent = lender.close_connection = True
         self._lender = lender
         self.close_connection = not self._keeps_alive()
-        self.requestline = redacted(self._head.request_line, self.secret_parameters)
         self._link.limit = Pace(self.timeout)
         self._set_nagle()
 
@@ -229,12 +215,7 @@ class StrictHTTPRequestHandler(RequestLog):
 
     def _answer_request(self) -> None:
         with self._peer_faults():
-            try:
-                self._require_host()
-            except HandshakeError as error:
-                self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
-            else:
-                self._dispatch()
+            self._dispatch()
 
     def _dispatch(self) -> None:
         """Call the do_... method for the request."""
@@ -266,10 +247,8 @@ class StrictHTTPRequestHandler(RequestLog):
         self._linger = True
         self._link.limit = Pace(self.timeout)
         self.protocol_version = "HTTP/1.1"  # also for clients that take nothing else
-        request_line = self.requestline or self.raw_requestline.decode("latin-1").rstrip("\r\n")
-        self.log_error(
-            '"%s" %d %s', printable(redacted(request_line, self.secret_parameters)), status, printable(message)
-        )
+        request_line = self.requestline or self.raw_requestline.decode("latin-1")
+        self.log_error('"%s" %d %s', _printable(request_line.rstrip("\r\n")), status, _printable(message))
         self._refused = True
         phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
         body = f"{int(status)} {phrase}: {message}\n".encode()
@@ -388,6 +367,13 @@ class StrictHTTPRequestHandler(RequestLog):
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken
+
+
+def _printable(text: str) -> str:
+    """Return what may stand in a log of a text that has come from the peer."""
+    if len(text) > MOST_LOGGED:
+        text = text[:MOST_LOGGED] + "..."
+    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
 
 
 def _nothing() -> None:

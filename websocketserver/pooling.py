@@ -61,6 +61,7 @@ class PoolingWebSocketServer(WebSocketServer):
             pool.add(_Client(self, pool, request, client_address))
         except (RuntimeError, MemoryError, OSError) as error:
             self.registry.remove(request)
+            self._make_room()  # for the next
             self._refuse(request, f"no pool to be had ({error})")
 
     def serve_apart(self, client: _Client) -> None:
@@ -126,6 +127,7 @@ class _Client(Tenant):
         self.expires = None if timeout is None else self._accepted.since + timeout
         self._flags = DONT_WAIT if self._secure else 0
         self._unblock()
+        self._accepted.await_request()
 
     # For the pool
 
@@ -234,6 +236,7 @@ class _Client(Tenant):
         self._expect(None)
         handler = self._handler
         if handler is None:
+            self._accepted.begin_request()  # whoever the handler is
             self._accepted.received = received
             self._server.finish_request(self._request, self._address)
             self._accepted.received = b""

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .admission import Admission
 from .deadline import Deadline
 from .exceptions import Close
 from .transport import shutdown
@@ -44,17 +45,20 @@ class Accepted:
     ``since`` is when it was accepted, or a further request began (``time.monotonic``), ``thread`` which thread
     runs its handler, ``leaving`` whether that handler waits in ``shutdown`` itself. For servers that read request
     heads themselves: ``received`` is what they have read, ``tls`` the socket as they have wrapped it, ``parking``
-    where a handler goes instead of waiting.
+    where a handler goes instead of waiting. ``admission`` counts it, at ``place``.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, admission: Admission | None = None, place: str | None = None) -> None:
         self.since = time.monotonic()
         self.thread: int | None = None
         self.leaving = False
         self.received = b""
         self.tls: ssl.SSLSocket | None = None
         self.parking: Parking | None = None
+        self._admission = admission or Admission()
         self._lock = threading.RLock()  # guards all below; held across shutdown(2), which does not block
+        self._place = place
+        self._forwarded = False  # the place is that of a request, which has come through a proxy
         self._sock: socket.socket | None = request if isinstance(request, socket.socket) else None
         self._connection: WebSocketConnection | None = None
         self._busy = False
@@ -77,6 +81,9 @@ class Accepted:
         """The handler waits for a request: if the server shuts down, this is cut at once."""
         with self._lock:
             self._busy = False
+            if self._forwarded:
+                self._leave_place_locked()
+            self._admission.await_request(self)
             if self._closing is not None:
                 self._cut_locked()
 
@@ -84,7 +91,18 @@ class Accepted:
         """The handler has a request and is going to answer it; return False if the server shuts down."""
         with self._lock:
             self._busy = True
+            self._admission.begin_request(self)
             return self._closing is None
+
+    def settle(self, place: str | None, limit: int) -> bool:
+        """The request comes from this place: count it there unless its peer is; False if there are so many there."""
+        with self._lock:
+            if self._place is not None:
+                return True
+            if not self._admission.enter(place, limit):
+                return False
+            self._place, self._forwarded = place, True
+            return True
 
     def upgrade(self, connection: WebSocketConnection) -> None:
         """The socket is the connection's from now on."""
@@ -101,6 +119,21 @@ class Accepted:
         """The socket is about to be closed: touch it no more."""
         with self._lock:
             self._sock = None
+
+    def leave(self) -> None:
+        """The handler has ended."""
+        with self._lock:
+            self._sock = None
+            self._admission.gone(self)
+            self._leave_place_locked()
+
+    def give_way(self) -> bool:
+        """Cut it for another's sake, if it waits for a request; return whether it did. Never blocks."""
+        with self._lock:
+            waits = not self._busy and self._connection is None
+            if waits:
+                self._cut_locked()
+            return waits
 
     def start_closing(self, close: Close) -> None:
         """Begin the end without blocking: close a connection, cut what waits for a request, let an answer finish."""
@@ -120,6 +153,10 @@ class Accepted:
         if connection is not None:
             connection.abort()
 
+    def _leave_place_locked(self) -> None:
+        self._admission.leave(self._place)
+        self._place, self._forwarded = None, False
+
     def _cut_locked(self) -> None:
         self._is_cut = True
         if self._sock is not None:
@@ -130,6 +167,7 @@ class Registry:
     """All that a server has accepted and whose handler has not ended. Thread-safe."""
 
     def __init__(self) -> None:
+        self.admission = Admission()
         self._changed = threading.Condition(threading.RLock())  # guards all below and every Accepted.leaving
         self._accepted: dict[Any, Accepted] = {}
         self._closing: Close | None = None
@@ -137,9 +175,9 @@ class Registry:
     def __len__(self) -> int:
         return len(self._accepted)
 
-    def add(self, request: Any) -> None:
-        """A socket was accepted."""
-        accepted = Accepted(request)
+    def add(self, request: Any, place: str | None = None) -> None:
+        """A socket was accepted, and counted at this place."""
+        accepted = Accepted(request, self.admission, place)
         with self._changed:
             self._accepted[request] = accepted
             closing = self._closing
@@ -157,7 +195,7 @@ class Registry:
             accepted = self._accepted.pop(request, None)
             self._changed.notify_all()
         if accepted is not None:
-            accepted.release()
+            accepted.leave()
 
     def connections(self) -> list[WebSocketConnection]:
         """Return the connections there are."""

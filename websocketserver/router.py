@@ -87,8 +87,8 @@ class Router:
     matches and whose class has the ``do_...`` method. What no route is for is answered 404.
 
     ``handler_class`` runs functions: its settings are theirs. Its ``handshake_timeout``, ``timeout``,
-    ``trusted_proxies``, ``allowed_hosts`` and logging also hold until a route is chosen. A handler is made for
-    one request: a connection that is kept alive makes one for each.
+    ``trusted_proxies`` and logging also hold until a route is chosen. A handler is made for one request:
+    a connection that is kept alive makes one for each.
 
     Thread-safe; routes may come and go while a server runs. Open connections go on.
     """
@@ -97,6 +97,7 @@ class Router:
         _check_class(handler_class)
         self._handler_class = handler_class
         self.handshake_timeout = handler_class.handshake_timeout  #: seconds; for servers that read heads themselves
+        self.trusted_proxies = handler_class.trusted_proxies  #: for servers that count clients by their addresses
         self._lock = threading.Lock()  # guards changes of _mounted, which is replaced and never modified
         self._mounted: tuple[_Mounted, ...] = ()
         self._routing = type(f"Routing{handler_class.__name__}", (_Routing, handler_class), {"_router": self})
@@ -213,32 +214,27 @@ class _Routing(WebSocketRequestHandler):
     def _choose(self) -> Handler | None:
         """Return what makes the handler for this request; None where there is none, with the answer sent."""
         path = split_target(self.path)[0]
-        try:
-            self._require_host()
-            mounted = self._mounted_at(path)
-        except HandshakeError as error:
-            if is_upgrade(self._head):
-                self._refuse_upgrade(error)
-            else:
-                self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
-            return None
-        pattern = mounted.route.path
-        self.match = pattern.fullmatch(path) if isinstance(pattern, re.Pattern) else None
-        return mounted.make
-
-    def _mounted_at(self, path: str) -> _Mounted:
-        """Return the route for this request; raises HandshakeError where there is none."""
         if not is_upgrade(self._head):
             mounted = self._router._for_request(path, self.command)
         else:
-            offered = offered_subprotocols(self._head)
+            try:
+                offered = offered_subprotocols(self._head)
+            except HandshakeError as error:
+                self._refuse_upgrade(error)
+                return None
             mounted, subprotocol = self._router._for_upgrade(path, offered) or (None, None)
             if subprotocol is not None:
                 vars(self)["subprotocols"] = (subprotocol,)  # what select_subprotocol chooses from
         if mounted is None:
             message = "nothing is served at this path under the subprotocols asked for"
-            raise HandshakeError(message, HTTPStatus.NOT_FOUND)
-        return mounted
+            if is_upgrade(self._head):
+                self._refuse_upgrade(HandshakeError(message, HTTPStatus.NOT_FOUND))
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND, message)
+            return None
+        pattern = mounted.route.path
+        self.match = pattern.fullmatch(path) if isinstance(pattern, re.Pattern) else None
+        return mounted.make
 
 
 class _FunctionHandler(WebSocketRequestHandler):

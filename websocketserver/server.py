@@ -25,6 +25,7 @@ from types import EllipsisType
 from typing import Any, NamedTuple
 
 from .accepting import Backoff, Deputy, Refusals, Threads, Waker
+from .admission import busy_answer, place_of_peer
 from .deadline import Deadline
 from .exceptions import Close
 from .handler import WebSocketRequestHandler
@@ -35,12 +36,13 @@ from .verbs import ConnectionVerbs
 __all__ = ["ThreadingWebSocketServer", "WebSocketServer"]
 
 GRACE = 0.5  # seconds before a shutdown's deadline at which what remains is cut, so that it can end by then
-RETRY_AFTER = 5  # seconds that a refused client is told to wait
 TRANSIENT = frozenset(
     getattr(errno, name)  # of one connection, gone before it was accepted (accept(2)): the next may be well
     for name in ("ECONNABORTED", "EPROTO", "ECONNRESET", "EPERM", "EINTR", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH")
     if hasattr(errno, name)
 )
+WANT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of what others hold
+ROOM = 16  # how many make room at once then, so that as many can be accepted before there is want again
 
 
 class _Stop(NamedTuple):
@@ -68,8 +70,12 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
     allow_reuse_address = os.name == "posix"  # on Windows others could take the port over
     #: Seconds for shutdown() and server_close(); None: no limit.
     shutdown_timeout: float | None = 10
-    #: Connections at once; more are refused with 503. None: no limit.
+    #: Connections at once. One more takes the place of whoever has waited longest for a request to come or to be
+    #: complete; where nobody does, it is refused with 503. None: no limit.
     max_connections: int | None = None
+    #: Connections at once from one IPv4 address or one IPv6 network of 64 bits; more are refused with 503. What comes
+    #: through ``trusted_proxies`` (of the RequestHandlerClass) counts where its request says. None: no limit.
+    max_connections_per_address: int | None = None
     #: Whether server_close() waits for the handlers to end.
     block_on_close = True
 
@@ -230,12 +236,10 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
             self._accept_failed(error)
             return
         self._backoff.succeeded()
-        if self.max_connections is not None and len(self.registry) >= self.max_connections:
-            self._refuse(request, f"max_connections ({self.max_connections}) reached")
-            return
         try:
+            if not self._admit(request, client_address):
+                return
             if self.verify_request(request, client_address):
-                self.registry.add(request)
                 self.process_request(request, client_address)
             else:
                 self.shutdown_request(request)
@@ -246,26 +250,41 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
             self.shutdown_request(request)
             raise
 
+    def _admit(self, request: Any, client_address: Any) -> bool:
+        """Register a connection; or refuse it, and return False."""
+        admission, total, limit = self.registry.admission, self.max_connections, self.max_connections_per_address
+        place = None if limit is None else place_of_peer(client_address, self.RequestHandlerClass)
+        if not admission.enter(place, limit):
+            why = f"max_connections_per_address ({limit}) reached"
+            self._refuse(request, why, f"{why} by {place}")
+        elif total is not None and len(self.registry) - admission.leaving >= total and not self._make_room():
+            admission.leave(place)
+            self._refuse(request, f"max_connections ({total}) reached")
+        else:
+            self.registry.add(request, place)
+            return True
+        return False
+
+    def _make_room(self, count: int = 1) -> bool:
+        """Cut so many that have waited longest for a request; False if nobody does."""
+        made = sum(self.registry.admission.make_room() for _ in range(count))
+        if made:
+            self._log_seldom("room", "too many connections: those that wait longest for a request are cut")
+        return made > 0
+
     def _accept_failed(self, error: OSError) -> None:
         """Wait a while, or it would fail again at once; unless this says nothing about the next connection."""
         if isinstance(error, BlockingIOError) or error.errno in TRANSIENT:
             return
         self._backoff.failed()
+        if error.errno in WANT:
+            self._make_room(ROOM)
         self._log_seldom("accept", "accepting fails, trying again: %s", error.strerror or error)
 
-    def _refuse(self, request: Any, why: str) -> None:
+    def _refuse(self, request: Any, kind: str, why: str | None = None) -> None:
         """Answer 503 without waiting for anything; over TLS, which cannot be spoken here, only close."""
-        body = "503 Service Unavailable: the server is busy\n"
-        head = (
-            "HTTP/1.1 503 Service Unavailable",
-            "Connection: close",
-            "Content-Type: text/plain; charset=utf-8",
-            f"Content-Length: {len(body)}",
-            f"Retry-After: {RETRY_AFTER}",
-        )
-        answer = "\r\n".join((*head, "", body)).encode() if self.ssl_context is None else b""
-        self._refusals.add(request, answer)
-        self._log_seldom(why, "connections are refused: %s", why)
+        self._refusals.add(request, busy_answer() if self.ssl_context is None else b"")
+        self._log_seldom(kind, "connections are refused: %s", why or kind)
 
     def _log_seldom(self, kind: str, format: str, *args: Any) -> None:
         """Write one line a minute of each kind."""
@@ -352,6 +371,7 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
             self._handlers.start(thread)
         except (RuntimeError, MemoryError) as error:
             self.registry.remove(request)
+            self._make_room()  # for the next
             self._refuse(request, f"no thread to be had ({error})")
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
