@@ -164,7 +164,8 @@ def collecting(twin: Twin, random: Random) -> Trace:
         if act < 0.4:
             yield outcome(buffer.append, kind(random, random.randbytes(size(random))))
         elif act < 0.9:
-            view = outcome(buffer.reserve, random.choice([-1, 0, 1, 10, 5000, 20000, 1 << 40]))
+            last = random.random() < 0.5
+            view = outcome(buffer.reserve, random.choice([-1, 0, 1, 10, 5000, 20000, 1 << 40]), last)
             if isinstance(view, memoryview):
                 room = len(view)
                 filled = random.randrange(room + 1) if random.random() < 0.9 else room

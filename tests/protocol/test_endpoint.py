@@ -18,7 +18,7 @@ from websocketserver.exceptions import ProtocolError
 from websocketserver.protocol import endpoint as module
 from websocketserver.protocol.closecodes import CloseCode
 from websocketserver.protocol.deflate import PerMessageDeflate
-from websocketserver.protocol.endpoint import DIRECT, JOINED, LARGEST_READ, Endpoint, Receiver, Role, Sender
+from websocketserver.protocol.endpoint import DIRECT, JOINED, Endpoint, Receiver, Role, Sender
 from websocketserver.protocol.events import Closed, Event, Fragment, Message, Ping, Pong
 from websocketserver.protocol.extensions import Codec, Decoder, Encoder, Extension
 from websocketserver.protocol.masking import mask
@@ -804,12 +804,12 @@ class TestDirectReads:
     def test_one_read_is_bounded(self) -> None:
         receiver = self.begin(masked(BINARY, length=1 << 40), max_message_size=None)
         got = 0
-        while got < 4 * LARGEST_READ:
+        while got < 4 << 20:
             buffer = receiver.get_buffer()
             assert buffer is not None
             with buffer:
                 size = len(buffer)
-                assert 0 < size <= LARGEST_READ
+                assert 0 < size <= 1 << 20
                 receiver.buffer_updated(buffer, size)
             got += size
             assert receiver.next_event() is None
@@ -880,7 +880,7 @@ class TestDirectReads:
         assert (events, error) == (expected, "")
 
     def test_most_of_a_large_message_goes_this_way(self) -> None:
-        wire = masked(BINARY, bytes(LARGEST_READ))
+        wire = masked(BINARY, bytes(1 << 20))
         _, _, direct = read_directly(wire, list(range(0, len(wire), 1 << 16)), Receiver(Role.SERVER))
         assert direct > 10
 

@@ -483,12 +483,26 @@ class TestPayloadBuffer:
         buffer = frames.PayloadBuffer()
         with buffer.reserve(1 << 40) as view:
             assert len(view) == 16384
-        for _ in range(9):
+        for _ in range(12):
             with buffer.reserve(1 << 40) as view:
-                assert 0 < len(view) <= max(16384, len(buffer))
+                assert 0 < len(view) <= max(16384, 2 * len(buffer))
                 size = len(view)
             buffer.commit(size)
         assert len(buffer) >= 1 << 22  # it does grow
+
+    @pytest.mark.parametrize("size", [100_000, 1 << 20, 5_000_000])
+    def test_no_more_room_is_made_than_the_last_bytes_take(self, frames, size):
+        buffer = frames.PayloadBuffer()
+        tracemalloc.start()
+        try:
+            while len(buffer) < size:
+                with buffer.reserve(size - len(buffer), True) as view:
+                    got = min(50_000, len(view))
+                buffer.commit(got)
+            assert tracemalloc.get_traced_memory()[0] < 1.2 * size  # BytesIO keeps an eighth in reserve
+        finally:
+            tracemalloc.stop()
+        assert len(buffer.take()) == size
 
     def test_what_is_left_of_the_room_is_used(self, frames):
         buffer = frames.PayloadBuffer()

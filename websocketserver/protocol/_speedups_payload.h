@@ -12,6 +12,7 @@ typedef struct {
 
 #define LEAST_ROOM ((Py_ssize_t)4096)
 #define FIRST_ROOM ((Py_ssize_t)16384)
+#define LARGEST_READ ((Py_ssize_t)1 << 20)
 
 static int payload_check_views(PayloadBuffer *self)
 {
@@ -21,7 +22,7 @@ static int payload_check_views(PayloadBuffer *self)
     return -1;
 }
 
-/* Allocate room for so many bytes behind length; more than that while growing, so that this is seldom. */
+/* Allocate room for so many bytes behind length. */
 static int payload_make_room(PayloadBuffer *self, Py_ssize_t room)
 {
     Py_ssize_t allocated = self->content ? PyBytes_GET_SIZE(self->content) : 0;
@@ -32,8 +33,6 @@ static int payload_make_room(PayloadBuffer *self, Py_ssize_t room)
         return -1;
     }
     Py_ssize_t size = self->length + room;
-    if (size < allocated + allocated / 2)
-        size = allocated + allocated / 2;
     if (!self->content)
         return (self->content = PyBytes_FromStringAndSize(NULL, size)) ? 0 : -1;
     if (_PyBytes_Resize(&self->content, size) < 0) {
@@ -49,7 +48,9 @@ static PyObject *payload_append(PyObject *object, PyObject *data)
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    int made = payload_check_views(self) < 0 ? -1 : view.len ? payload_make_room(self, view.len) : 0;
+    int made = payload_check_views(self);
+    if (made == 0 && view.len > (self->content ? PyBytes_GET_SIZE(self->content) : 0) - self->length)
+        made = payload_make_room(self, Py_MAX(view.len, self->length / 2)); /* more, so that this is seldom */
     if (view.len && made == 0) {
         memcpy(PyBytes_AS_STRING(self->content) + self->length, view.buf, view.len);
         self->length += view.len;
@@ -61,11 +62,16 @@ static PyObject *payload_append(PyObject *object, PyObject *data)
     Py_RETURN_NONE;
 }
 
-static PyObject *payload_reserve(PyObject *object, PyObject *wanted)
+static PyObject *payload_reserve(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
 {
+    static const char *const names[] = {"size", "last"};
     PayloadBuffer *self = (PayloadBuffer *)object;
-    Py_ssize_t size = PyNumber_AsSsize_t(wanted, NULL);
-    if (size == -1 && PyErr_Occurred())
+    PyObject *values[2] = {NULL};
+    if (spread(args, nargs, NULL, names, 1, 2, values) < 0)
+        return NULL;
+    Py_ssize_t size = PyNumber_AsSsize_t(values[0], NULL);
+    int last = values[1] ? PyObject_IsTrue(values[1]) : 0;
+    if ((size == -1 && PyErr_Occurred()) || last < 0)
         return NULL;
     if (size < 1) {
         PyErr_Format(PyExc_ValueError, "room for %zd bytes", size);
@@ -73,12 +79,20 @@ static PyObject *payload_reserve(PyObject *object, PyObject *wanted)
     }
     Py_ssize_t room = self->capacity - self->length;
     if (room < Py_MIN(size, LEAST_ROOM)) {
-        room = Py_MAX(Py_MIN(size, Py_MAX(self->length, FIRST_ROOM)), self->length / 2);
+        room = Py_MAX(self->length, FIRST_ROOM);
+        if (room > PY_SSIZE_T_MAX / 4) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        if (size <= 2 * room)
+            room = size;
+        if (!last)
+            room = Py_MAX(room, self->length / 2);
         if (payload_check_views(self) < 0 || payload_make_room(self, room) < 0)
             return NULL;
         self->capacity = self->length + room;
     }
-    self->offered = Py_MIN(size, room);
+    self->offered = Py_MIN(Py_MIN(size, room), LARGEST_READ);
     PyObject *view = PyMemoryView_FromObject(object);
     self->offered = 0;
     return view;
@@ -117,7 +131,7 @@ static PyObject *payload_take(PyObject *object, PyObject *Py_UNUSED(arg))
 }
 
 LOCKED(payload_append)
-LOCKED(payload_reserve)
+LOCKED_FASTCALL(payload_reserve)
 LOCKED(payload_commit)
 LOCKED(payload_take)
 
@@ -154,7 +168,7 @@ static void payload_dealloc(PyObject *self)
 
 static PyMethodDef payload_methods[] = {
     {"append", payload_append_locked, METH_O, "Add bytes."},
-    {"reserve", payload_reserve_locked, METH_O, "Return writable room right behind the end."},
+    {"reserve", (PyCFunction)(void (*)(void))payload_reserve_locked, METH_FASTCALL, "Return writable room right behind the end."},
     {"commit", payload_commit_locked, METH_O, "Count bytes that were written into the reserved room."},
     {"take", payload_take_locked, METH_NOARGS, "Return all bytes and be empty again."},
     {NULL, NULL, 0, NULL},

@@ -24,7 +24,6 @@ Buffer = bytes | bytearray | memoryview
 
 JOINED = 16 * 1024  # up to this many bytes, copying a payload behind its header beats a second buffer
 DIRECT = 16 * 1024  # a payload with at least this much to come is read straight into its message
-LARGEST_READ = 1 << 20
 MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
 TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)  # plain ints: an enum's members are slow to compare
@@ -150,7 +149,7 @@ class Receiver:
         parser = self.parser
         if parser.remaining < DIRECT or parser.buffered or self._active or self._as_fragments:
             return None
-        return self._payload.reserve(min(parser.remaining, LARGEST_READ))
+        return self._payload.reserve(parser.remaining, self._fin)
 
     def buffer_updated(self, buffer: memoryview, size: int) -> None:
         """Take the first ``size`` bytes of ``get_buffer``'s buffer; raises ProtocolError as next_event does."""

@@ -56,6 +56,7 @@ _MAX_LENGTH = (1 << 63) - 1  # bytes in a frame (5.2)
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, no reserved bits
 _LEAST_ROOM = 4096  # bytes worth a read
 _FIRST_ROOM = 16384  # bytes made for a payload of which nothing has arrived
+_LARGEST_READ = 1 << 20
 
 
 @cache
@@ -328,20 +329,26 @@ class PayloadBuffer:
         self._length += self._content.write(data)
         self._capacity = max(self._capacity, self._length)
 
-    def reserve(self, size: int) -> memoryview:
-        """Return writable room right behind the end: at least 1 byte, at most ``size``.
+    def reserve(self, size: int, last: bool = False, /) -> memoryview:
+        """Return writable room right behind the end: at least 1 byte, at most ``size`` and 1 MiB.
 
-        Raises ValueError for a size below 1, BufferError where room must be made while an earlier view is alive.
+        With ``last`` nothing will come behind these ``size`` bytes: no more room is made than they take, so that
+        nothing is left to be given back. Raises ValueError for a size below 1, BufferError where room must be made
+        while an earlier view is alive.
         """
         if size < 1:
             raise ValueError(f"room for {size} bytes")
         room = self._capacity - self._length
         if room < min(size, _LEAST_ROOM):
-            room = max(min(size, max(self._length, _FIRST_ROOM)), self._length // 2)
+            room = max(self._length, _FIRST_ROOM)
+            if size <= 2 * room:  # as much again, or all the rest
+                room = size
+            if not last:
+                room = max(room, self._length // 2)
             self._content.seek(self._length + room - 1)
             self._content.write(b"\0")
             self._capacity = self._length + room
-        return self._content.getbuffer()[self._length : self._length + min(size, room)]
+        return self._content.getbuffer()[self._length : self._length + min(size, room, _LARGEST_READ)]
 
     def commit(self, size: int) -> None:
         """Count bytes that were written into the reserved room. Raises ValueError for more than there is."""
