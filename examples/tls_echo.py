@@ -4,12 +4,11 @@
     python3 -m websocketserver connect --insecure wss://localhost:8443/
 """
 
-import ssl
 import subprocess
 import sys
 import tempfile
 
-from websocketserver import ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver import ServerSSLContext, ThreadingWebSocketServer, WebSocketRequestHandler
 
 
 class Echo(WebSocketRequestHandler):
@@ -21,9 +20,7 @@ def make_context():
     with tempfile.NamedTemporaryFile(suffix=".pem") as pem:
         make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {pem.name} -out {pem.name}"
         subprocess.run(make.split(), check=True, capture_output=True)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem.name)
-    return context
+        return ServerSSLContext(pem.name)
 
 
 def main(port=8443):

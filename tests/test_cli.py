@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from websocketserver import ConnectionClosedOK, HandshakeError, WebSocketClient, WebSocketRequestHandler, cli
+from websocketserver.tls import client_context
 
 from .program import ROOT, Program
 from .support import SOON, certificates, closed_port, opening_request, run_in_thread, running_server
@@ -148,6 +151,53 @@ class TestServe:
             with WebSocketClient(websocket_url(url), ssl_context=certificates().client) as websocket:
                 websocket.send("secret")
                 assert websocket.recv(timeout=SOON) == "secret"
+
+    def test_hangup_reads_the_certificate_anew(self, tmp_path: Path) -> None:
+        certificate, key, _ = certificates().write(tmp_path)
+        with serving("--tls-cert", certificate, "--tls-key", key) as (program, url):
+            port = urllib.parse.urlsplit(url).port
+            with WebSocketClient(websocket_url(url), ssl_context=certificates().client) as websocket:
+                issued = certificates().authority.issue_cert("new.example")
+                issued.private_key_pem.write_to_path(key)
+                program.process.send_signal(signal.SIGHUP)
+                assert " 101 " in program.error_line()
+                assert " the certificate stays as it was: the private key is not that of " in program.error_line()
+                shown = self.certificate(port)
+                issued.cert_chain_pems[0].write_to_path(certificate)
+                program.process.send_signal(signal.SIGHUP)
+                assert program.error_line().endswith(" the certificate was read anew")
+                assert self.certificate(port) != shown
+                websocket.send("still here")
+                assert websocket.recv(timeout=SOON) == "still here"
+
+    def certificate(self, port: int | None) -> bytes | None:
+        """Return the certificate that a new connection gets."""
+        with socket.create_connection(("127.0.0.1", port), SOON) as raw:  # type: ignore[arg-type]
+            with client_context(verify=False).wrap_socket(raw) as sock:
+                return sock.getpeercert(binary_form=True)
+
+    def test_hangup_of_the_terminal_ends_it(self, tmp_path: Path) -> None:
+        certificate, key, _ = certificates().write(tmp_path)
+        ours, theirs = os.openpty()
+        arguments = (*MODULE, 0, "-b", "127.0.0.1", "--tls-cert", certificate, "--tls-key", key)
+        in_terminal = "import os, sys; os.setsid(); os.close(os.open(os.ttyname(2), os.O_RDWR)); " \
+                      "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # fmt: skip
+        with Program("-c", in_terminal, *arguments, stderr=theirs) as program:
+            os.close(theirs)
+            try:
+                assert read(program.url(), context=certificates().client)
+            finally:
+                os.close(ours)
+            assert program.process.wait(SOON) == 0
+
+    def test_clients_may_have_to_have_a_certificate(self, tmp_path: Path) -> None:
+        certificate, key, authority = certificates().write(tmp_path)
+        with serving("--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", authority) as (_, url):
+            with pytest.raises(OSError, match=r"(?i)certificate.required"):
+                read(url, context=certificates().client)
+            member = ssl.create_default_context(cafile=authority)
+            certificates().authority.issue_cert("ann@example.org").configure_cert(member)
+            assert read(url, context=member)
 
 
 class TestMistakes:

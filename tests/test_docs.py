@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import ssl
 import textwrap
 import urllib.request
 from dataclasses import fields
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from websocketserver import (
     WebSocketRequestHandler,
 )
 
-from .support import SOON, running_server
+from .support import SOON, certificates, running_server
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -76,6 +78,21 @@ def test_pages_and_websockets_share_a_port_as_shown() -> None:
         with WebSocketClient(running.url()) as websocket:
             websocket.send("x")
             assert websocket.recv(SOON) == "x"
+
+
+def test_contexts_for_tls_are_made_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "howto" / "tls.rst").read_text()
+    blocks = map(textwrap.dedent, re.findall(r"code-block:: python\n\n(.*?)\n(?=\S)", page, re.DOTALL))
+    programs = [block for block in blocks if "ServerSSLContext(\n" in block or "peer_certificate" in block]
+    assert len(programs) == 2
+    monkeypatch.chdir(tmp_path)
+    for file in re.findall(r'"(\S+\.(?:pem|key))"', "".join(programs)):
+        both = certificates().issued.private_key_pem.bytes() + certificates().issued.cert_chain_pems[0].bytes()
+        Path(file).write_bytes(both)
+    for program in programs:
+        names: dict[str, Any] = {**vars(websocketserver), "HTTPStatus": HTTPStatus}
+        exec(program, names)
+        assert isinstance(names["context"].renewed(), ssl.SSLContext)
 
 
 def test_members_may_connect_as_shown() -> None:

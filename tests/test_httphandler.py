@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from websocketserver.client import WebSocketClient
 from websocketserver.httphandler import StrictHTTPRequestHandler
 from websocketserver.server import ThreadingWebSocketServer
 from websocketserver.unixserver import ThreadingUnixWebSocketServer
@@ -400,6 +401,22 @@ class TestTls:
             with raw_client(running) as peer:
                 peer.frame(1, b"x")
                 assert peer.read_frame().payload == b"x"
+
+
+class TestTlsWhereThereIsNone:
+    def test_is_answered_at_once_with_400(self) -> None:
+        """It may hold no end of a line, and the client waits for an answer."""
+        with serving(Page, handshake_timeout=60) as running, connected(running) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+            assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
+        assert lines(running) == ['"" 400 this port does not speak TLS: use http:// or ws://']
+
+    def test_is_an_error_of_tls_to_the_client(self) -> None:
+        with serving(Page) as running:
+            with pytest.raises(ssl.SSLError):
+                WebSocketClient(f"wss://localhost:{running.port}/", ssl_context=certificates().client)
+            wait_until(lambda: not len(running.server.registry))
+        assert len(lines(running)) == 1
 
 
 class TestWhoIsThere:

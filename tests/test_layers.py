@@ -34,6 +34,7 @@ PLAN = """
     settings
     deadline
     transport
+    tls
     streams
     keepalive
     pings

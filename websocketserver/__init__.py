@@ -37,11 +37,13 @@ from .protocol.handshake import Request
 from .router import Route, Router
 from .server import ThreadingWebSocketServer, WebSocketServer
 from .settings import Settings
+from .tls import Certificate, ServerSSLContext
 
 __all__ = [
     "RSV1",
     "RSV2",
     "RSV3",
+    "Certificate",
     "Close",
     "CloseCode",
     "Closed",
@@ -69,6 +71,7 @@ __all__ = [
     "Role",
     "Route",
     "Router",
+    "ServerSSLContext",
     "Settings",
     "State",
     "Stats",

@@ -27,6 +27,7 @@ from .demo import DemoHandler, DemoPageHandler
 from .exceptions import HandshakeError
 from .server import ThreadingWebSocketServer
 from .terminal import Terminal, say
+from .tls import ServerSSLContext, client_context
 
 __all__ = ["main"]
 
@@ -85,6 +86,8 @@ def serve(options: argparse.Namespace) -> int:
     server = _server(options, handler, context)
     server.shutdown_timeout = 1  # Ctrl-C ends at once: pages answer in milliseconds, the rest is cut
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if context is not None and hasattr(signal, "SIGHUP"):
+        _reload_on_hangup(server)
     with server:
         try:
             print(f"Serving {_what(options)} at {_url(server, handler, options)} (Ctrl-C to stop)", flush=True)
@@ -114,9 +117,10 @@ def _serve_parser() -> argparse.ArgumentParser:
         metavar="MODULE:CLASS",
         help="serve with this handler class, found as Python finds modules from here, instead of the demo's",
     )
-    add("--tls-cert", metavar="PATH", help="certificate chain (PEM): serve https and wss")
+    add("--tls-cert", metavar="PATH", help="certificate chain (PEM): serve https and wss; read anew at SIGHUP")
     add("--tls-key", metavar="PATH", help="private key (PEM), if the certificate's file does not hold it")
     add("--tls-password-file", metavar="PATH", help="file with the private key's password")
+    add("--tls-client-ca", metavar="PATH", help="authorities (PEM): clients must present a certificate of theirs")
     return parser
 
 
@@ -169,29 +173,42 @@ def _load(name: str) -> Any:
 
 def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.tls_cert is None:
-        if options.tls_key or options.tls_password_file:
-            raise Failure("--tls-key and --tls-password-file need --tls-cert", 2)
+        if options.tls_key or options.tls_password_file or options.tls_client_ca:
+            raise Failure("--tls-key, --tls-password-file and --tls-client-ca need --tls-cert", 2)
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.options |= ssl.OP_NO_RENEGOTIATION
+    password = None if options.tls_password_file is None else functools.partial(_password, options.tls_password_file)
     try:
-        for path in filter(None, (options.tls_cert, options.tls_key)):
-            with open(path, "rb"):  # load_cert_chain does not say which of the two it misses
-                pass
-        context.load_cert_chain(options.tls_cert, options.tls_key, _password(options))
-    except (ssl.SSLError, UnicodeError) as error:
-        files = " and ".join(filter(None, (options.tls_cert, options.tls_key)))
-        raise Failure(f"no certificate with its key in {files}: {getattr(error, 'reason', '') or error}") from None
-    except OSError as error:
-        raise Failure(f"cannot read {error.filename}: {error.strerror}") from None
-    return context
+        return ServerSSLContext(options.tls_cert, options.tls_key, password, client_ca=options.tls_client_ca)
+    except (OSError, UnicodeError) as error:
+        raise Failure(_unusable(error)) from None
 
 
-def _password(options: argparse.Namespace) -> str | None:
-    if options.tls_password_file is None:
-        return None
-    with open(options.tls_password_file, encoding="utf-8") as file:
+def _password(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
         return file.readline().rstrip("\r\n")
+
+
+def _unusable(error: OSError | UnicodeError) -> str:
+    """Return what is wrong with a file for TLS."""
+    filename = getattr(error, "filename", None)
+    return str(error) if filename is None else f"cannot read {filename}: {error.strerror}"  # type: ignore[union-attr]
+
+
+def _reload_on_hangup(server: ThreadingWebSocketServer) -> None:
+    """Read the certificate anew at SIGHUP, as daemons do; but end where it says that the terminal is gone."""
+    at_terminal = sys.stderr.isatty()
+
+    def reload(*_: object) -> None:
+        if at_terminal and not sys.stderr.isatty():
+            raise SystemExit(0)  # there is nobody to tell
+        try:
+            server.reload_certificate()
+        except (OSError, UnicodeError) as error:
+            server.log_message("the certificate stays as it was: %s", _unusable(error))
+        else:
+            server.log_message("the certificate was read anew")
+
+    signal.signal(signal.SIGHUP, reload)
 
 
 def _server(
@@ -288,7 +305,7 @@ def _client(options: argparse.Namespace) -> WebSocketClient:
             subprotocols=options.subprotocol,
             origin=options.origin,
             headers=options.header,
-            ssl_context=_insecure_context() if options.insecure else None,
+            ssl_context=client_context(verify=False) if options.insecure else None,
             max_message_size=MAX_MESSAGE,
         )
     except HandshakeError as error:
@@ -302,14 +319,6 @@ def _client(options: argparse.Namespace) -> WebSocketClient:
 def _websocket_url(url: str) -> str:
     """Return the URL; one copied from a browser's address line means its WebSocket."""
     return "ws" + url[4:] if url.lower().startswith(("http://", "https://")) else url
-
-
-def _insecure_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    return context
 
 
 def _refusal(error: HandshakeError) -> str:

@@ -20,6 +20,7 @@ from .protocol.closecodes import CloseCode, pack_close
 from .protocol.extensions import Extension
 from .settings import DEFAULT_COMPRESSION, Settings, check_seconds
 from .streams import Link
+from .tls import check_context, client_context
 
 __all__ = ["WebSocketClient"]
 
@@ -103,7 +104,8 @@ class WebSocketClient(Hooks, WebSocketConnection):
             disable_nagle_algorithm=disable_nagle_algorithm,
         )
         check_seconds("connect_timeout", connect_timeout)
-        _check_types(sock, ssl_context)
+        check_context(ssl_context)
+        _check_sock(sock)
         if sum(given is not None for given in (sock, unix_path, source_address)) > 1:
             raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
         target = parse_url(url)
@@ -120,7 +122,7 @@ class WebSocketClient(Hooks, WebSocketConnection):
             extensions=settings.all_extensions,
         )
         if target.secure and ssl_context is None:
-            ssl_context = _default_context()
+            ssl_context = client_context()
         self._dialer = Dialer(
             target.host, target.port, ssl_context if target.secure else None, sock, unix_path, source_address
         )
@@ -273,15 +275,6 @@ class WebSocketClient(Hooks, WebSocketConnection):
             super().abort()
 
 
-def _check_types(sock: object, ssl_context: object) -> None:
-    for name, value, kind in (("sock", sock, socket.socket), ("ssl_context", ssl_context, ssl.SSLContext)):
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__} or None, not {type(value).__name__}")
-
-
-def _default_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()  # verifies certificate and name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+def _check_sock(sock: object) -> None:
+    if sock is not None and not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket or None, not {type(sock).__name__}")

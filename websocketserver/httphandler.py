@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .admission import TRY_LATER, place_of
 from .deadline import Deadline
@@ -26,9 +26,11 @@ from .forwarded import UNIX, believed_addresses
 from .protocol.headers import read_request_head
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
+from .tls import end_refused, failure, peer_certificate
 
 __all__ = ["StrictHTTPRequestHandler"]
 
+TLS_RECORD = b"\x16"  # what a TLS client begins with, and no request: maybe without the end of a line, ever
 MOST_LOGGED = 100  # characters of a request line that was refused, and of the reason
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
@@ -46,6 +48,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
     disable_nagle_algorithm = True
+
+    #: The client's certificate, as ssl.SSLSocket.getpeercert() gives it (dict), if it was asked for one and verified.
+    peer_certificate: Mapping[str, Any] | None = None
 
     _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
     _lent = False  # the connection is in the hands of another handler
@@ -77,6 +82,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.connection = self._link.sock = self._accepted.tls
         elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
+        self.peer_certificate = peer_certificate(self.connection)  # now: later other threads use it
         self._open_rfile(self._accepted.received)
         self.wfile = SocketWriter(self._link)
 
@@ -123,6 +129,8 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         """Read and check one request head; False if there is none, or if it was refused and answered."""
         self._reset_request()
         try:
+            if self.rfile.peek(1)[:1] == TLS_RECORD:  # type: ignore[attr-defined]
+                raise HandshakeError("this port does not speak TLS: use http:// or ws://")
             head = read_request_head(self._read_line)
         except HandshakeError as error:
             self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
@@ -353,8 +361,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self._link.handshake()
         except OSError as error:
             self._failed = True
-            reason = getattr(error, "reason", None) or error.strerror or str(error)
-            self.log_error("TLS handshake failed: %s", "plain HTTP" if reason == "HTTP_REQUEST" else reason)
+            self.log_error("TLS handshake failed: %s", failure(error))
+            if end_refused(self._link.sock, error):
+                self._link.discard_rest()
 
     def _take_socket(self) -> socket.socket:
         """Return the socket for good: whoever has it closes it, and the server finds nothing to close any more."""

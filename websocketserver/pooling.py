@@ -19,13 +19,14 @@ from .accepting import Threads
 from .connection import State, WebSocketConnection
 from .deadline import Deadline
 from .handler import WebSocketRequestHandler
-from .httphandler import StrictHTTPRequestHandler
+from .httphandler import TLS_RECORD, StrictHTTPRequestHandler
 from .pool import Pool, Tenant
 from .protocol.closecodes import CloseCode
 from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME
+from .tls import end_refused, failure
 from .transport import DONT_WAIT
 
 __all__ = ["PoolingWebSocketServer"]
@@ -195,7 +196,7 @@ class _Client(Tenant):
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return self._is_late()
         except OSError as error:
-            self._give_up(getattr(error, "reason", None) or error.strerror or str(error))
+            self._give_up(error)
             return False
 
     def _step_handshake(self) -> None:
@@ -220,15 +221,16 @@ class _Client(Tenant):
         if self.expires is None or now < self.expires:
             return False
         if not self._secure:
-            self._give_up("timed out")
+            self._give_up(TimeoutError("timed out"))
         return self._secure
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, error: OSError) -> None:
         if not self._secure:
-            reason = "plain HTTP" if reason == "HTTP_REQUEST" else reason
             who = self._address[0] if isinstance(self._address, tuple) else "a client"
-            self._server.log_message("%s: TLS handshake failed: %s", who, reason)
-        self._end()
+            self._server.log_message("%s: TLS handshake failed: %s", who, failure(error))
+            if end_refused(self._sock, error):
+                self.linger()
+        self._leave()
 
     def _serve_request(self) -> None:
         """Let a handler, new or kept alive, serve the request; then see whether it has parked."""
@@ -374,7 +376,7 @@ class _Head:
     def add(self, data: bytes) -> None:
         """Take in what has come next, b"" at the end of the stream."""
         self.received += data
-        if not data or self._parser is None and b"\r\n\r\n" in data:
+        if not data or self._parser is None and (b"\r\n\r\n" in data or data[:1] == TLS_RECORD):
             self.decided = True
             return
         if self._parser is None:

@@ -31,6 +31,7 @@ from .exceptions import Close
 from .handler import WebSocketRequestHandler
 from .protocol.closecodes import CloseCode, pack_close
 from .registry import Registry
+from .tls import check_context, renewed
 from .verbs import ConnectionVerbs
 
 __all__ = ["ThreadingWebSocketServer", "WebSocketServer"]
@@ -61,7 +62,8 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
     ``server_address`` is (host, port). Port 0 takes a free one. Host "" or "::" means IPv6 and IPv4
     where the system can, a host with a colon IPv6, any other IPv4, unless a subclass sets
     ``address_family``. ``RequestHandlerClass`` is a WebSocketRequestHandler, or any callable that makes
-    one. With ``ssl_context`` (ssl.SSLContext) connections are TLS: the handler does the handshake.
+    one. With ``ssl_context`` (ServerSSLContext or any ssl.SSLContext) connections are TLS: the handler does the
+    handshake.
 
     Leaving the ``with`` block ends listener, connections and handlers within ``shutdown_timeout``.
     """
@@ -87,7 +89,9 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
         *,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        _check_context(ssl_context, RequestHandlerClass)
+        check_context(ssl_context)
+        if ssl_context is not None:
+            _check_speaks_tls(RequestHandlerClass)
         self._choose_family(server_address)
         self.ssl_context = ssl_context
         self.registry = Registry()
@@ -155,6 +159,15 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
         self._shut_down(_Stop(close, Deadline(self.shutdown_timeout), wait=self.block_on_close))
         if self._serving != threading.get_ident():
             self._release()
+
+    def reload_certificate(self) -> None:
+        """Read the files of the server's ServerSSLContext anew; connections accepted from now on get what they say.
+
+        Those there are go on as they are. Any thread, any time, also a signal handler. Where a file is missing or not
+        what it should be, raises OSError (ssl.SSLError), and all stays as it was. Raises RuntimeError for a context
+        that was made by hand: that one knows no files; set ``ssl_context`` to a new one instead.
+        """
+        self.ssl_context = renewed(self.ssl_context)
 
     # To be overridden, as in socketserver
 
@@ -387,10 +400,6 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
             self._handlers.join(stop.deadline, set() if leaving else self.registry.leaving_threads())
 
 
-def _check_context(context: object, handler: object) -> None:
-    if context is None:
-        return
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {type(context).__name__}")
+def _check_speaks_tls(handler: object) -> None:
     if isinstance(handler, type) and not issubclass(handler, WebSocketRequestHandler):
         raise TypeError(f"ssl_context needs a WebSocketRequestHandler: {handler.__name__} would speak plain text")

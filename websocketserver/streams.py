@@ -118,9 +118,10 @@ class Link:
                 pass
         shutdown(self.sock, socket.SHUT_WR)
         if linger and not isinstance(self.error, ConnectionError):
-            self._discard_rest()
+            self.discard_rest()
 
-    def _discard_rest(self) -> None:
+    def discard_rest(self) -> None:
+        """Read and forget what the peer still sends, within LINGER_TIME and LINGER_SIZE. Never raises."""
         deadline, room = Deadline(LINGER_TIME), LINGER_SIZE
         try:
             while room > 0 and (left := deadline.left()):
