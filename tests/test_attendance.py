@@ -12,6 +12,7 @@ import pytest
 from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
+from websocketserver.keepalive import timer
 from websocketserver.protocol.events import AppEvent
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
@@ -127,6 +128,19 @@ class TestKeepalive:
 
 class TestUnattended:
     """A long computation does not lose its connection."""
+
+    def test_comes_sooner_where_nobody_reads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The peer may be waiting for us to read all that it sends, though we never found the socket full."""
+        monkeypatch.setattr(timer, "schedule", lambda *args: None)  # it comes only when we say so
+        with half(settings=Settings(ping_interval=None)) as (connection, peer):
+            assert connection._next_visit(0) == 1
+            receiving = run_in_thread(connection.recv)
+            wait_until(lambda: connection._pumping)
+            assert connection.visit(0) == 2
+            assert [connection.visit(0) for _ in range(3)] == [4, 5, 5]
+            peer.frame(1, b"end")
+            receiving.result()
+            assert connection.visit(0) == 1
 
     def test_pings_are_answered(self, tls: bool, soon_unattended: None) -> None:
         with half(tls=tls) as (_, peer):

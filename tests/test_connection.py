@@ -426,8 +426,35 @@ class TestLooking:
                 client.send("1234")
             for _ in range(3):
                 server.recv(SOON)
-            assert client.stats == Stats(0, 30, 0, 3)
-            assert server.stats == Stats(30, 0, 3, 0)
+            assert client.stats[:4] == (0, 30, 0, 3)
+            assert server.stats[:4] == (30, 0, 3, 0)
+
+    def test_stats_of_pings(self) -> None:
+        with pipe() as (client, server):
+            assert client.stats.latency is None
+            waiter = client.ping()
+            run_in_thread(waiter.wait, SOON)
+            with pytest.raises(TimeoutError):
+                server.recv(50 * MS)
+            wait_until(lambda: client.latency is not None)
+            assert (client.stats.pings_sent, client.stats.pings_received) == (1, 0)
+            assert (server.stats.pings_sent, server.stats.pings_received) == (0, 1)
+            assert client.stats.latency == waiter.round_trip
+
+    def test_stats_of_the_end(self) -> None:
+        with half() as (connection, peer):
+            first = connection.stats
+            assert (first.close_received, first.close_sent) == (None, None)
+            wait_until(lambda: connection.stats.duration > first.duration)
+            peer.frame(8)
+            peer.sock.shutdown(socket.SHUT_WR)
+            with pytest.raises(ConnectionClosed):
+                connection.recv(SOON)
+            connection.close(timeout=SOON)
+            last = connection.stats
+            assert (last.close_received, last.close_sent) == (1005, 1005)
+            assert connection.stats.duration == last.duration > 0
+            assert isinstance(last, Stats)
 
     def test_addresses_outlive_the_socket(self) -> None:
         with pipe(tcp=True) as (client, server):
@@ -467,6 +494,11 @@ class Waited:
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals for threads")
 class TestInterrupts:
     """Ctrl-C loses nothing while waiting, and never leaves half a frame."""
+
+    @pytest.fixture(autouse=True)
+    def no_timer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who reads and waits here is the main thread, or the signal would come too early."""
+        monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
 
     def interrupt_when(self, condition: object) -> object:
         """Send SIGINT to this, the main thread, once the condition holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import textwrap
+import urllib.error
 import urllib.request
 from dataclasses import fields
 from http import HTTPStatus
@@ -15,6 +16,7 @@ import pytest
 
 import websocketserver
 from websocketserver import (
+    BasicAuth,
     HandshakeError,
     PerMessageDeflate,
     Settings,
@@ -30,9 +32,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def first_program(page: str, **names: Any) -> dict[str, Any]:
     """Return what the first program on a page has defined."""
-    found = re.search(r"code-block:: python\n\n(.*?)\n(?=\S)", (DOCS / page).read_text(), re.DOTALL)
-    assert found
-    exec(textwrap.dedent(found[1]), names)
+    return program(page, "", **names)
+
+
+def program(page: str, about: str, **names: Any) -> dict[str, Any]:
+    """Return what the first program on a page that holds these words has defined."""
+    programs = re.findall(r"code-block:: python\n\n(.*?)\n(?=\S)", (DOCS / page).read_text(), re.DOTALL)
+    exec(textwrap.dedent(next(found for found in programs if about in found)), names)
     return names
 
 
@@ -96,8 +102,36 @@ def test_contexts_for_tls_are_made_as_shown(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_members_may_connect_as_shown() -> None:
-    with running_server(first_program("howto/who-may-connect.rst", TOKEN=b"secret")["Members"]) as running:
+    members = program("howto/who-may-connect.rst", "Members(", TOKEN="secret")["Members"]
+    with running_server(members, subprotocols=("chat",)) as running:
         with pytest.raises(HandshakeError) as refusal:
             WebSocketClient(running.url())
         assert refusal.value.status == 401
-        WebSocketClient(running.url(), headers={"Authorization": "Bearer secret"}).close()
+        ways: list[dict[str, Any]] = [
+            {"url": running.url(), "headers": {"Authorization": "Bearer secret"}},
+            {"url": running.url(), "cookies": {"session": "secret"}},
+            {"url": running.url("/?token=secret")},
+            {"url": running.url(), "subprotocols": ["chat", "bearer.secret"]},
+        ]
+        for way in ways:
+            with WebSocketClient(**way) as websocket:
+                assert websocket.recv(SOON) == "Hello, ada"
+
+
+def test_a_page_asks_for_a_password_as_shown() -> None:
+    names = {"BasicAuth": BasicAuth, "WebSocketRequestHandler": WebSocketRequestHandler}
+    members = program("howto/who-may-connect.rst", "MEMBERS.identify", PASSWORD="secret", **names)["Members"]
+    with running_server(members) as running:
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(running.http_url(), timeout=SOON)
+        with refusal.value as answer:
+            assert (answer.status, answer.headers["WWW-Authenticate"][:6]) == (401, "Basic ")
+
+
+def test_only_our_names_are_answered_as_shown() -> None:
+    names = {"WebSocketRequestHandler": WebSocketRequestHandler}
+    local = program("howto/who-may-connect.rst", "allowed_hosts", **names)["Local"]
+    with running_server(local) as running:
+        WebSocketClient(running.url()).close()
+        with pytest.raises(HandshakeError, match="421"):
+            WebSocketClient(running.url(), headers={"Host": "evil.example"})

@@ -267,7 +267,7 @@ class TestOnClose:
             assert peer.read_close() == 1002
             leave(peer, 1002)
             assert self.end(running)[0] in (1002, 1006)
-            assert any("WebSocket ended" in line for line in lines(running))
+            assert any("closed 10" in line and "frame is not masked" in line for line in lines(running))
 
     def test_after_a_close_of_ours(self, server_class: Any) -> None:
         class Handler(Quiet):

@@ -49,6 +49,9 @@ PLAN = """
 
     accepting
     forwarded
+    hosts
+    logs
+    credentials
     admission
     registry
     httphandler

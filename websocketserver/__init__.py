@@ -14,6 +14,7 @@ import socket as _socket
 
 from .client import WebSocketClient
 from .connection import Role, State, Stats, WebSocketConnection
+from .credentials import BasicAuth, TokenAuth
 from .exceptions import (
     Close,
     ConnectionClosed,
@@ -43,6 +44,7 @@ __all__ = [
     "RSV1",
     "RSV2",
     "RSV3",
+    "BasicAuth",
     "Certificate",
     "Close",
     "CloseCode",
@@ -76,6 +78,7 @@ __all__ = [
     "State",
     "Stats",
     "ThreadingWebSocketServer",
+    "TokenAuth",
     "WebSocketClient",
     "WebSocketConnection",
     "WebSocketError",

@@ -24,8 +24,9 @@ from .transport import Transport
 
 __all__ = ["AttendedChannel"]
 
-UNATTENDED = 5.0  # seconds after which the timer reads for a connection that nobody reads
-POLLED = 60.0  # the same where a pool does that
+UNATTENDED = 1.0  # seconds after which the timer reads for a connection that nobody reads
+ATTENDED = 5.0  # seconds after which it looks again whether somebody reads, where somebody did
+POLLED = 60.0  # the same where a pool waits for input
 AGAIN = 0.001  # seconds after which it comes again where it found something; from there the pause doubles
 
 
@@ -99,8 +100,9 @@ class AttendedChannel(Channel):
 
     def visit(self, now: float) -> float | None:
         """For the timer: read what nobody reads, send a Ping, give up a dead peer, cut what does not end."""
+        longest = ATTENDED if self._pumping else UNATTENDED
         reads = 0 if self._polled else self._attend()
-        self._pause = AGAIN if reads else min(2 * self._pause, UNATTENDED)
+        self._pause = AGAIN if reads else min(2 * self._pause, longest)
         if self._output.waits or self._output.gathered:
             self._output.flush(gathered=True)
         if self._over:

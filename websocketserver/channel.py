@@ -34,8 +34,11 @@ class Channel(Pump):
         "_cut_at",
         "_cutting",
         "_detail",
+        "_ended_at",
         "_ending",
+        "_opened_at",
         "_output",
+        "_pings_received",
         "_received",
         "_released",
         "_unread",
@@ -60,6 +63,9 @@ class Channel(Pump):
         self._cutting = False  # somebody is shutting the socket down
         self._released = False  # the descriptor was closed
         self._cut_at: float | None = None  # when the timer cuts the socket (time.monotonic)
+        self._opened_at = time.monotonic()
+        self._ended_at: float | None = None  # when it was cut
+        self._pings_received = 0  # the pump's
         self._ending = False  # somebody waits for the end of the stream
         self._unread = False  # the writer has left input unread; guarded by the write lock
         self._output = Output(
@@ -168,6 +174,7 @@ class Channel(Pump):
         return error
 
     def _on_ping(self, event: Ping) -> None:
+        self._pings_received += 1
         self._output.queue(PONG, event.payload)  # 5.5.2; of several that wait, the newest is answered (5.5.3)
         self._flush()
 
@@ -266,6 +273,7 @@ class Channel(Pump):
             if self._over:
                 return
             self._over = self._input_over = self._cutting = True
+            self._ended_at = time.monotonic()
             if self._received is None and not self._detail:
                 self._detail = detail
             self._notify_locked()

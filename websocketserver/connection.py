@@ -48,12 +48,23 @@ class State(Enum):
 
 
 class Stats(NamedTuple):
-    """Counters of a connection, from its 101 on."""
+    """Counters of a connection, from its 101 on.
+
+    ``duration`` is how long it has been open, or was (seconds), ``latency`` the last round-trip time of a Ping
+    (seconds, None before the first), ``close_received`` and ``close_sent`` the codes of the two Closes: 1005
+    for one without a code, None as long as there is none.
+    """
 
     bytes_received: int
     bytes_sent: int
     messages_received: int
     messages_sent: int
+    pings_received: int
+    pings_sent: int
+    duration: float
+    latency: float | None
+    close_received: int | None
+    close_sent: int | None
 
 
 class WebSocketConnection(FragmentedChannel):
@@ -365,7 +376,19 @@ class WebSocketConnection(FragmentedChannel):
     @property
     def stats(self) -> Stats:
         """Counters so far (Stats)."""
-        return Stats(self._bytes_received, self._output.bytes_sent, self._messages_received, self._messages_sent)
+        received, sent, ended_at = self._received, self._sent, self._ended_at
+        return Stats(
+            self._bytes_received,
+            self._output.bytes_sent,
+            self._messages_received,
+            self._messages_sent,
+            self._pings_received,
+            self._pings.sent,
+            (time.monotonic() if ended_at is None else ended_at) - self._opened_at,
+            self.latency,
+            None if received is None else received.code,
+            None if sent is None else sent.code,
+        )
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 once closed: for waiting, not for reading or writing."""

@@ -19,6 +19,7 @@ from .connection import WebSocketConnection
 from .exceptions import ConnectionClosed, HandshakeError
 from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
+from .logs import ConnectionLog
 from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
 from .protocol.extensions import Codec, negotiate
@@ -29,7 +30,6 @@ from .streams import AfterUpgrade, Pace
 
 __all__ = ["WebSocketRequestHandler"]
 
-FAULTS = frozenset((1002, 1003, 1006, 1007, 1008, 1009, 1010))  # close codes that are worth a line in the log
 INTERRUPTED_TIMEOUT = 1.0  # seconds that a closing handshake may take when the program is being stopped
 
 
@@ -46,13 +46,14 @@ class _Agreement(NamedTuple):
     fields: list[tuple[str, str]]  # of the 101
 
 
-class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
+class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     """Serve WebSocket connections and, with ``do_GET`` and the like, ordinary HTTP on the same port.
 
     One object per connection; its attributes are yours. Configure by class attributes, extend by
     overriding, in the order in which they are called:
 
-    - check_origin(origin), authorize(), select_subprotocol(offered), response_headers(): the handshake
+    - check_host(host), check_origin(origin), authorize(), select_subprotocol(offered), response_headers():
+      the handshake
     - on_open()
     - on_message(message) or on_fragment(fragment), on_ping(payload), on_pong(payload)
     - on_close(code, reason): exactly once for each connection that was opened
@@ -293,6 +294,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
     def _negotiate(self) -> _Agreement | None:
         """Return what client and server agree on; None if a hook has answered. Raises HandshakeError to refuse."""
         self._request = request = check_request(self._head, self.websocket_versions)
+        self._require_host()
         if not self.check_origin(request.origin):
             raise HandshakeError(f"origin {request.origin} is not allowed", HTTPStatus.FORBIDDEN)
         status = self.authorize()
@@ -369,9 +371,7 @@ class WebSocketRequestHandler(Hooks, StrictHTTPRequestHandler):
         return CloseCode.NORMAL_CLOSURE
 
     def _say_goodbye(self) -> None:
-        code = self.websocket.close_code or CloseCode.ABNORMAL_CLOSURE
-        if code in FAULTS:
-            self.log_error("WebSocket ended: %s", self._end_error or code)
+        self._call_last(self.log_connection)
         try:
             self._call_last(self._call_on_close)
         finally:

@@ -16,14 +16,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
-from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 from .admission import TRY_LATER, place_of
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
-from .protocol.headers import read_request_head
+from .hosts import AllowedHosts, is_allowed_host
+from .logs import RequestLog, printable, redacted
+from .protocol.headers import read_request_head, requested_host
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate
@@ -31,11 +32,10 @@ from .tls import end_refused, failure, peer_certificate
 __all__ = ["StrictHTTPRequestHandler"]
 
 TLS_RECORD = b"\x16"  # what a TLS client begins with, and no request: maybe without the end of a line, ever
-MOST_LOGGED = 100  # characters of a request line that was refused, and of the reason
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
+class StrictHTTPRequestHandler(RequestLog):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
@@ -47,6 +47,9 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
+    #: Hosts that requests may be for: names and addresses, with or without a port, and compiled patterns that must
+    #: match the whole name; None for any.
+    allowed_hosts: ClassVar[AllowedHosts | None] = None
     disable_nagle_algorithm = True
 
     #: The client's certificate, as ssl.SSLSocket.getpeercert() gives it (dict), if it was asked for one and verified.
@@ -140,7 +143,8 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._head = head
         self._requests += 1
         self._link.limit = Pace(self.timeout)
-        self.requestline, self.command, self.path = head.request_line, head.method, head.target
+        self.requestline = redacted(head.request_line, self.secret_parameters)
+        self.command, self.path = head.method, head.target
         self.request_version, self.headers = head.version, head.headers
         self.close_connection = not self._keeps_alive()
         if not self._accepted.begin_request():
@@ -161,6 +165,21 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
+    def check_host(self, host: str) -> bool:
+        """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
+
+        By default: one of ``allowed_hosts``. Others are answered 421 (RFC 9110, 7.4), upgrades and ordinary requests.
+        """
+        allowed = self.allowed_hosts
+        secure = isinstance(self.connection, ssl.SSLSocket)
+        return allowed is None or is_allowed_host(host, allowed, 443 if secure else 80)
+
+    def _require_host(self) -> None:
+        """Raise HandshakeError unless the request is for a host of ours."""
+        host = requested_host(self._head)
+        if not self.check_host(host):
+            raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
+
     def send_response_only(self, code: int, message: str | None = None) -> None:
         """As inherited; remembers that there is an answer."""
         self._answered = code
@@ -171,6 +190,7 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         lender._lent = lender.close_connection = True
         self._lender = lender
         self.close_connection = not self._keeps_alive()
+        self.requestline = redacted(self._head.request_line, self.secret_parameters)
         self._link.limit = Pace(self.timeout)
         self._set_nagle()
 
@@ -223,7 +243,12 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def _answer_request(self) -> None:
         with self._peer_faults():
-            self._dispatch()
+            try:
+                self._require_host()
+            except HandshakeError as error:
+                self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
+            else:
+                self._dispatch()
 
     def _dispatch(self) -> None:
         """Call the do_... method for the request."""
@@ -255,8 +280,10 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
         self._linger = True
         self._link.limit = Pace(self.timeout)
         self.protocol_version = "HTTP/1.1"  # also for clients that take nothing else
-        request_line = self.requestline or self.raw_requestline.decode("latin-1")
-        self.log_error('"%s" %d %s', _printable(request_line.rstrip("\r\n")), status, _printable(message))
+        request_line = self.requestline or self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        self.log_error(
+            '"%s" %d %s', printable(redacted(request_line, self.secret_parameters)), status, printable(message)
+        )
         self._refused = True
         phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
         body = f"{int(status)} {phrase}: {message}\n".encode()
@@ -376,13 +403,6 @@ class StrictHTTPRequestHandler(BaseHTTPRequestHandler):
             self.request = self.connection = self._link.sock = self._owned
         taken: socket.socket = self.connection
         return taken
-
-
-def _printable(text: str) -> str:
-    """Return what may stand in a log of a text that has come from the peer."""
-    if len(text) > MOST_LOGGED:
-        text = text[:MOST_LOGGED] + "..."
-    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
 
 
 def _nothing() -> None:

@@ -40,13 +40,14 @@ class PingWaiter:
 class Pings:
     """The unanswered Pings of one connection, oldest first; guarded by its state lock."""
 
-    __slots__ = ("_count", "_unanswered")
+    __slots__ = ("_count", "_unanswered", "sent")
 
     MOST = 256  # a peer that never answers must not cost memory: older ones are forgotten
 
     def __init__(self) -> None:
         self._unanswered: list[PingWaiter] = []
         self._count = 0
+        self.sent = 0  # how many
 
     def new_payload(self) -> bytes:
         """Return a payload that no other Ping of this connection has."""
@@ -55,6 +56,7 @@ class Pings:
 
     def add(self, waiter: PingWaiter) -> None:
         """Wait for the answer to a Ping."""
+        self.sent += 1
         self._unanswered.append(waiter)
         del self._unanswered[: -self.MOST]
 

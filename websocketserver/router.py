@@ -87,8 +87,8 @@ class Router:
     matches and whose class has the ``do_...`` method. What no route is for is answered 404.
 
     ``handler_class`` runs functions: its settings are theirs. Its ``handshake_timeout``, ``timeout``,
-    ``trusted_proxies`` and logging also hold until a route is chosen. A handler is made for one request:
-    a connection that is kept alive makes one for each.
+    ``trusted_proxies``, ``allowed_hosts`` and logging also hold until a route is chosen. A handler is made for
+    one request: a connection that is kept alive makes one for each.
 
     Thread-safe; routes may come and go while a server runs. Open connections go on.
     """
@@ -214,27 +214,32 @@ class _Routing(WebSocketRequestHandler):
     def _choose(self) -> Handler | None:
         """Return what makes the handler for this request; None where there is none, with the answer sent."""
         path = split_target(self.path)[0]
+        try:
+            self._require_host()
+            mounted = self._mounted_at(path)
+        except HandshakeError as error:
+            if is_upgrade(self._head):
+                self._refuse_upgrade(error)
+            else:
+                self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
+            return None
+        pattern = mounted.route.path
+        self.match = pattern.fullmatch(path) if isinstance(pattern, re.Pattern) else None
+        return mounted.make
+
+    def _mounted_at(self, path: str) -> _Mounted:
+        """Return the route for this request; raises HandshakeError where there is none."""
         if not is_upgrade(self._head):
             mounted = self._router._for_request(path, self.command)
         else:
-            try:
-                offered = offered_subprotocols(self._head)
-            except HandshakeError as error:
-                self._refuse_upgrade(error)
-                return None
+            offered = offered_subprotocols(self._head)
             mounted, subprotocol = self._router._for_upgrade(path, offered) or (None, None)
             if subprotocol is not None:
                 vars(self)["subprotocols"] = (subprotocol,)  # what select_subprotocol chooses from
         if mounted is None:
             message = "nothing is served at this path under the subprotocols asked for"
-            if is_upgrade(self._head):
-                self._refuse_upgrade(HandshakeError(message, HTTPStatus.NOT_FOUND))
-            else:
-                self._refuse(HTTPStatus.NOT_FOUND, message)
-            return None
-        pattern = mounted.route.path
-        self.match = pattern.fullmatch(path) if isinstance(pattern, re.Pattern) else None
-        return mounted.make
+            raise HandshakeError(message, HTTPStatus.NOT_FOUND)
+        return mounted
 
 
 class _FunctionHandler(WebSocketRequestHandler):

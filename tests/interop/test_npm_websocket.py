@@ -286,9 +286,10 @@ class TestTheirClient:
         actions: list[dict[str, Any]] = [{"do": "send", "text": "hello"}]  # and then it answers our Pings
         with running_server(Conversation, seen=[], server_class=server_class, ping_interval=0.03) as server:
             with program(node("websocket_client.js", server.url("/x"), actions, {})) as peer:
-                assert [peer.next()["event"] for _ in range(2)] == ["open", "message"]
-                for _ in range(3):
-                    peer.expect("ping")
+                peer.expect("open")
+                events = [peer.next()["event"] for _ in range(4)]
+                assert events.count("message") == 1  # the first Ping may be here before it
+                assert events.count("ping") == 3
                 wait_until(lambda: server.server.connections[0].latency is not None)
 
     @pytest.mark.parametrize("server_class", SERVERS)

@@ -21,7 +21,7 @@ from typing import cast
 from ..exceptions import HandshakeError
 from .cookies import format_cookies, parse_cookies
 from .grammar import Extensions, check_field, is_token, parse_extensions, parse_host, tokens
-from .headers import HeadError, RequestHead, ResponseHead, serialize_head
+from .headers import HeadError, RequestHead, ResponseHead, match_absolute, requested_host, serialize_head
 
 __all__ = [
     "VERSIONS",
@@ -49,7 +49,6 @@ _UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # what every 426 s
 _match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
 _match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
 _match_origin = re.compile(r"([A-Za-z][0-9A-Za-z+.-]*)://([^/?#@\\]+)").fullmatch  # RFC 6454, 6.2
-_match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
 _match_target = re.compile('/[!"$-~]*').fullmatch  # path and query: visible ASCII, no fragment
 
 
@@ -97,7 +96,7 @@ class Request:
 
 def split_target(target: str) -> tuple[str, str]:
     """Return the path and the query of a request target, as they were sent."""
-    absolute = _match_absolute(target)
+    absolute = match_absolute(target)
     path, _, query = (absolute[2] if absolute else target).partition("?")
     return path or "/", query
 
@@ -142,11 +141,9 @@ def _check_http(head: RequestHead) -> None:
 
 def _check_target(head: RequestHead) -> str:
     """Return the host that the request is for (RFC 9112, 3.2 and 3.3)."""
-    host = head.fields["host"][0]
-    if absolute := _match_absolute(head.target):
-        host = absolute[1]  # RFC 9112, 3.2.2: the Host header is to be ignored
-    elif not _match_target(head.target):
+    if not (match_absolute(head.target) or _match_target(head.target)):
         raise HeadError("malformed request target")
+    host = requested_host(head)
     parsed = parse_host(host)
     if parsed is None or not parsed[0]:
         raise HeadError("the request names no valid host")

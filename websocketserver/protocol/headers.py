@@ -28,9 +28,11 @@ __all__ = [
     "RequestHead",
     "RequestParser",
     "ResponseHead",
+    "match_absolute",
     "parse_request_head",
     "read_request_head",
     "read_response_head",
+    "requested_host",
     "serialize_head",
 ]
 
@@ -47,6 +49,7 @@ _Start = tuple[str, str, str, str]  # method, target, version and the whole requ
 _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n".encode()).fullmatch  # RFC 9112, 3
 _match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
+match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
 _COMMON_NAMES = {  # what nearly every request has: neither checked nor decoded each time
     name.encode(): (name, name.lower())
     for name in (
@@ -297,6 +300,14 @@ def _check_host(version: str, values: list[str]) -> None:
         raise HeadError("no Host header")
     if values and parse_host(values[0]) is None:
         raise HeadError("malformed Host header")
+
+
+def requested_host(head: RequestHead) -> str:
+    """Return the host that a request is for, as the Host header would have it; "" where it names none."""
+    absolute = match_absolute(head.target)
+    if absolute is not None:  # RFC 9112, 3.2.2: the Host header is to be ignored
+        return absolute[1]
+    return head.fields.get("host", [""])[0]
 
 
 def _check_framing(version: str, fields: Fields) -> None:

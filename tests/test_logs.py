@@ -1,0 +1,203 @@
+"""Log lines: one for each request and one for each connection, escaped, bounded, and without secrets."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from typing import Any
+
+import pytest
+
+from websocketserver import Router, WebSocketClient, WebSocketRequestHandler
+from websocketserver.logs import printable, redacted
+
+from .support import SOON, Running, opening_request, raw_client, running_server, wait_until
+from .test_handler import Quiet, default_server, leave, lines, pytest_generate_tests, serving
+from .test_httphandler import exchange
+
+__all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
+
+CLOSED = re.compile(
+    r'"(?P<request>[^"]*)" closed (?P<code>\d+) after (?P<seconds>\d+\.\d{3}) s, '
+    r"received (\d+) messages \((\d+) bytes\), sent (\d+) messages \((\d+) bytes\)(: (?P<why>.+))?"
+)
+
+
+def closed(running: Running) -> re.Match[str]:
+    """Return the one line about the end of a connection, when it is there."""
+    wait_until(lambda: any(" closed " in line for line in lines(running)))
+    [found] = [line for line in lines(running) if " closed " in line]
+    match = CLOSED.fullmatch(found)
+    assert match, found
+    return match
+
+
+class TestOfConnections:
+    def test_one_line_says_how_it_went(self) -> None:
+        with serving() as running:
+            with WebSocketClient(running.url("/chat?room=1"), compression=None) as client:
+                for message in ("one", "three"):
+                    client.send(message)
+                    assert client.recv(SOON) == message
+            line = closed(running)
+            assert line.group("request", "code", "why") == ("GET /chat?room=1 HTTP/1.1", "1000", None)
+            assert float(line["seconds"]) < SOON
+            # On the wire: messages and Close with their headers and, from the client, their keys.
+            assert line.groups()[3:7] == ("2", str(6 + 3 + 6 + 5 + 6 + 2), "2", str(2 + 3 + 2 + 5 + 2 + 2))
+        assert len(lines(running)) == 2
+        assert lines(running)[0] == '"GET /chat?room=1 HTTP/1.1" 101 -'
+
+    def test_a_fault_is_an_error_and_says_why(self) -> None:
+        errors: list[str] = []
+
+        def log_error(self: Any, format: str, *args: Any) -> None:
+            errors.append(format % args)
+            Quiet.log_error(self, format, *args)
+
+        with serving(log_error=log_error) as running:
+            with raw_client(running) as peer:
+                peer.frame(3)
+                assert peer.read_close() == 1002
+            line = closed(running)
+            assert line["code"] in ("1002", "1006")
+            assert "unknown opcode 0x3" in line["why"]
+        assert errors == [line[0]]
+
+    @pytest.mark.parametrize("code", [1000, 1002, 4000])
+    def test_what_the_peer_says_cannot_forge_a_line(self, code: int) -> None:
+        with serving() as running:
+            with raw_client(running) as peer:
+                leave(peer, code, "ü\x1b[2J\n127.0.0.1 - \u202e")
+                peer.read_close()
+            assert closed(running)["code"] == str(code)
+        assert all(line.isprintable() and line.isascii() for line in lines(running))
+
+    def test_an_override_writes_another_or_none(self) -> None:
+        def log_connection(self: Any) -> None:
+            self.log_message("over: %s", self.websocket.close_code)
+
+        with serving(log_connection=log_connection) as running:
+            WebSocketClient(running.url()).close(4001)
+            wait_until(lambda: len(lines(running)) == 2)
+        assert lines(running)[1] == "over: 4001"
+
+    def test_a_failing_override_is_reported_and_on_close_is_called(self) -> None:
+        def log_connection(self: Any) -> None:
+            raise LookupError("mine")
+
+        with serving(log_connection=log_connection, errors_expected=True) as running:
+            WebSocketClient(running.url()).close()
+            wait_until(lambda: (1000, "") in running.server.RequestHandlerClass.events)
+        assert [str(error) for error in running.errors] == ["mine"]
+
+    def test_the_lines_go_where_the_standard_library_writes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        class Handler(WebSocketRequestHandler):
+            pass
+
+        with serving(Handler) as running:
+            WebSocketClient(running.url()).close()
+            written: list[str] = []
+            wait_until(lambda: written.append(capsys.readouterr().err) or " closed " in "".join(written))
+        opened, ended = "".join(written).splitlines()
+        for line in (opened, ended):
+            assert re.match(r'127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] "GET / HTTP/1\.1" ', line)
+
+
+class TestSecrets:
+    """The value of a token in the query stands in no line, whatever becomes of the request."""
+
+    def test_of_an_upgrade(self) -> None:
+        with serving() as running:
+            with WebSocketClient(running.url("/?token=s3cret&room=1")) as client:
+                assert client.request is None
+            closed(running)
+        assert "s3cret" not in "".join(lines(running))
+        assert all("/?token=***&room=1 HTTP" in line for line in lines(running))
+
+    @pytest.mark.parametrize(
+        "request_bytes",
+        [
+            opening_request("/?token=s3cret", headers={"Origin": "http://evil.example"}),
+            opening_request("/?token=s3cret", headers={"Sec-WebSocket-Version": "7"}),
+            b"GET /?token=s3cret HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+            b"GET /?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /?token=s3cret HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /?token=s3cret HTTP/3.0\r\nHost: x\r\n\r\n",
+            b"GET /?token=s3cret\r\n\r\n",
+            b"GET /?a&access_token=s3cret&%74oken=s3cret HTTP/1.1\r\nHost: x\r\n\r\n",
+        ],
+    )
+    def test_of_what_is_refused(self, request_bytes: bytes) -> None:
+        with serving() as running:
+            exchange(running, request_bytes)
+            wait_until(lambda: lines(running))
+        assert len(lines(running)) == 1
+        assert "oken=***" in lines(running)[0]
+        assert "s3cret" not in lines(running)[0]
+
+    def test_of_a_page(self) -> None:
+        class Page(Quiet):
+            def do_GET(self) -> None:
+                assert self.path == "/?token=s3cret"
+                self.send_response(204)
+                self.end_headers()
+
+        with serving(Page) as running:
+            urllib.request.urlopen(running.http_url("/?token=s3cret"), timeout=SOON).close()
+        assert lines(running) == ['"GET /?token=*** HTTP/1.1" 204 -']
+
+    def test_of_a_route_with_names_of_its_own(self) -> None:
+        class Chat(Quiet):
+            secret_parameters = ("key",)
+            lines: list[str] = []
+            events: list[Any] = []
+
+        router = Router(type("Outer", (Quiet,), {"lines": Chat.lines}))
+        router.mount("/", Chat)
+        with running_server(router, server_class=Quiet.default_server) as running:
+            WebSocketClient(running.url("/?key=s3cret&token=open")).close()
+            wait_until(lambda: len(Chat.lines) == 2)
+        assert all('"GET /?key=***&token=open HTTP/1.1"' in line for line in Chat.lines)
+
+    def test_names_must_not_be_one_str(self) -> None:
+        with serving(secret_parameters="token", errors_expected=True) as running:
+            exchange(running, opening_request("/?token=s3cret"))
+            wait_until(lambda: running.errors)
+        assert "sequence of names" in str(running.errors[0])
+
+
+class TestRequests:
+    def test_a_long_one_is_cut(self) -> None:
+        class Page(Quiet):
+            def do_GET(self) -> None:
+                self.send_response(204)
+                self.end_headers()
+
+        with serving(Page) as running:
+            exchange(running, b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert len(lines(running)[0]) < 600
+        assert lines(running)[0].endswith('xxx..." 204 -')
+
+
+def test_printable_escapes_and_cuts() -> None:
+    assert printable("plain") == "plain"
+    assert printable("\x1b[2J\r\n\x9b") == r"\x1b[2J\r\n\x9b"
+    assert printable("grün \u202e") == r"gr\xfcn \u202e"
+    assert printable("x" * 101) == "x" * 100 + "..."
+    assert printable("x" * 101, 200) == "x" * 101
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        ("GET / HTTP/1.1", "GET / HTTP/1.1"),
+        ("GET /?token=a HTTP/1.1", "GET /?token=*** HTTP/1.1"),
+        ("GET /token=a HTTP/1.1", "GET /token=a HTTP/1.1"),
+        ("/?x=token&y=token=a", "/?x=token&y=token=a"),
+        ("/?token=a=b&token=&token", "/?token=***&token=***&token"),
+        ("/?%74oken=a&TOKEN=b", "/?%74oken=***&TOKEN=b"),
+        ("/?a?token=b", "/?a?token=***"),
+    ],
+)
+def test_redacted(text: str, logged: str) -> None:
+    assert redacted(text, ("token",)) == logged
