@@ -73,6 +73,21 @@ class TestReading:
             assert rfile.read() == b""
         assert link.sock.recv(100) == b"later"
 
+    def test_looks_ahead_without_a_file(self, ends: Any) -> None:
+        link, theirs = ends
+        theirs.sendall(b"head\r\nframes")
+        reader = SocketReader(link)
+        assert reader.look() == reader.look() == b"head\r\nframes"
+        assert reader.tell() == 0
+        reader.skip(6)
+        assert reader.tell() == 6
+        with io.BufferedReader(reader) as rfile:
+            assert rfile.read(3) == b"fra"
+        theirs.sendall(b"later")
+        reader.stop()
+        assert reader.look() == b""
+        assert link.sock.recv(100) == b"later"
+
     def test_ends_with_the_deadline_of_the_whole(self, ends: Any) -> None:
         link, theirs = ends
         link.limit = Deadline(0.1)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, unquote_plus
 
 from .exceptions import HandshakeError
 from .protocol.cookies import parse_cookies
-from .protocol.grammar import check_field, has_control, is_token
+from .protocol.grammar import check_field, count_controls, is_token
 from .protocol.handshake import split_target
 
 __all__ = ["BasicAuth", "TokenAuth"]
@@ -136,7 +136,7 @@ class BasicAuth(_Auth):
         except ValueError:  # not base64, or not UTF-8
             return None
         user, colon, password = credentials.partition(":")
-        if not colon or has_control(raw):  # RFC 7617, 2
+        if not colon or count_controls(raw):  # RFC 7617, 2
             return None
         if self._is_right is not None:
             return user if self._is_right(user, password) else None

@@ -100,10 +100,12 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         """Answer the request for an upgrade and, if the answer is 101, run the connection to its end."""
         self.close_connection = True
         self.protocol_version = "HTTP/1.1"  # there is no other way to answer an upgrade
-        with self._peer_faults():
+        try:
             agreement = self._agree()
             if agreement is not None:
                 self._switch_protocols(agreement)
+        except OSError as error:
+            self._end_with_peer(error)
         if self._upgraded and not self._park():  # outside: the application's time-outs are its own
             self._serve_websocket()
 

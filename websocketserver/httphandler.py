@@ -13,7 +13,7 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
 from typing import Any, ClassVar
@@ -24,7 +24,14 @@ from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
 from .hosts import AllowedHosts, is_allowed_host
 from .logs import RequestLog, printable, redacted
-from .protocol.headers import read_request_head, requested_host
+from .protocol.headers import (
+    Pairs,
+    RequestHead,
+    as_message,
+    read_request_head,
+    requested_host,
+    take_request_head,
+)
 from .registry import Accepted, Registry
 from .streams import Link, Pace, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate
@@ -56,6 +63,9 @@ class StrictHTTPRequestHandler(RequestLog):
     peer_certificate: Mapping[str, Any] | None = None
 
     _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
+    _pairs: Pairs  # of the headers
+    _headers: HTTPMessage | None
+    _rfile: Any
     _lent = False  # the connection is in the hands of another handler
 
     def setup(self) -> None:
@@ -86,7 +96,7 @@ class StrictHTTPRequestHandler(RequestLog):
         elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
         self.peer_certificate = peer_certificate(self.connection)  # now: later other threads use it
-        self._open_rfile(self._accepted.received)
+        self._set_reader(self._accepted.received)
         self.wfile = SocketWriter(self._link)
 
     def handle(self) -> None:
@@ -118,11 +128,13 @@ class StrictHTTPRequestHandler(RequestLog):
     def handle_one_request(self) -> None:
         """Read one request and answer it."""
         ready = False
-        with self._peer_faults():
+        try:
             if self._lender is not None:
                 ready = self._meets_expectation()
             else:
                 ready = self._await_request() and self.parse_request()
+        except OSError as error:
+            self._end_with_peer(error)
         if ready:
             self._answer_request()
         else:
@@ -132,9 +144,7 @@ class StrictHTTPRequestHandler(RequestLog):
         """Read and check one request head; False if there is none, or if it was refused and answered."""
         self._reset_request()
         try:
-            if self.rfile.peek(1)[:1] == TLS_RECORD:  # type: ignore[attr-defined]
-                raise HandshakeError("this port does not speak TLS: use http:// or ws://")
-            head = read_request_head(self._read_line)
+            head = self._take_head() or self._read_head()
         except HandshakeError as error:
             self._refuse(error.status or HTTPStatus.BAD_REQUEST, str(error))
             return False
@@ -145,7 +155,7 @@ class StrictHTTPRequestHandler(RequestLog):
         self._link.limit = Pace(self.timeout)
         self.requestline = redacted(head.request_line, self.secret_parameters)
         self.command, self.path = head.method, head.target
-        self.request_version, self.headers = head.version, head.headers
+        self.request_version, self._pairs = head.version, head.pairs
         self.close_connection = not self._keeps_alive()
         if not self._accepted.begin_request():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down", TRY_LATER)
@@ -157,7 +167,7 @@ class StrictHTTPRequestHandler(RequestLog):
         return self._meets_expectation()
 
     def _meets_expectation(self) -> bool:
-        expects = self.headers.get("Expect", "").lower() == "100-continue"
+        expects = ",".join(self._head.fields.get("expect", ())).lower() == "100-continue"
         return self.handle_expect_100() if expects and self.request_version >= "HTTP/1.1" else True
 
     def handle_expect_100(self) -> bool:
@@ -204,7 +214,8 @@ class StrictHTTPRequestHandler(RequestLog):
         self.requestline, self.path = "", ""
         self.command = ""
         self.request_version = "HTTP/1.1"
-        self.headers = HTTPMessage()
+        self._pairs = []
+        self._headers = None
         self._answered = 0  # the status of the answer that was begun
         self._refused = False  # by us
 
@@ -220,15 +231,36 @@ class StrictHTTPRequestHandler(RequestLog):
             return False
         self._link.limit = Deadline(self.timeout)
         try:
-            if not self.rfile.peek(1):  # type: ignore[attr-defined]
+            if not self._peek():
                 return False
         except TimeoutError:  # kept alive for long enough
             return False
         self._link.limit = Deadline(self.handshake_timeout)
         return True
 
+    def _take_head(self) -> RequestHead | None:
+        """Return the head, in the usual case that it has come as one piece: without a file for it."""
+        if self._rfile is not None or (taken := take_request_head(self._reader.look())) is None:
+            return None
+        head, size = taken
+        self._reader.skip(size)
+        self.raw_requestline = head.request_line.encode() + b"\r\n"
+        return head
+
+    def _read_head(self) -> RequestHead | None:
+        if self._peek()[:1] == TLS_RECORD:
+            raise HandshakeError("this port does not speak TLS: use http:// or ws://")
+        return read_request_head(self._read_line)
+
+    def _peek(self) -> bytes:
+        """Return some of what comes next, waiting for a byte; b"" at the end of the stream."""
+        if self._rfile is None:
+            return self._reader.look()
+        some: bytes = self._rfile.peek(1)
+        return some
+
     def _read_line(self, limit: int) -> bytes:
-        line = self.rfile.readline(limit)
+        line: bytes = self.rfile.readline(limit)
         if not self.raw_requestline:
             self.raw_requestline = line
         return line
@@ -242,13 +274,15 @@ class StrictHTTPRequestHandler(RequestLog):
         return "close" not in options and (self.request_version >= "HTTP/1.1" or "keep-alive" in options)
 
     def _answer_request(self) -> None:
-        with self._peer_faults():
+        try:
             try:
                 self._require_host()
             except HandshakeError as error:
                 self._refuse(HTTPStatus.MISDIRECTED_REQUEST, str(error))
             else:
                 self._dispatch()
+        except OSError as error:
+            self._end_with_peer(error)
 
     def _dispatch(self) -> None:
         """Call the do_... method for the request."""
@@ -305,24 +339,20 @@ class StrictHTTPRequestHandler(RequestLog):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    @contextlib.contextmanager
-    def _peer_faults(self) -> Iterator[None]:
+    def _end_with_peer(self, error: OSError) -> None:
         """End the connection, with one line in the log, where the peer is too slow or gone.
 
-        Only errors of this socket count: the application's own go their way.
+        Only errors of this socket count: the application's own are raised again.
         """
-        try:
-            yield
-        except OSError as error:
-            if error is not self._link.error:
-                raise
-            self.close_connection = True
-            if self._refused or self._requests == 0 and self._reader.tell() == 0:
-                return  # that was logged; or nobody has said anything, as browsers' spare connections do
-            if isinstance(error, TimeoutError):
-                self.log_error("Request timed out: %r", error)
-            else:
-                self.log_error("Connection lost: %s", error.strerror or error)
+        if error is not self._link.error:
+            raise error
+        self.close_connection = True
+        if self._refused or self._requests == 0 and self._reader.tell() == 0:
+            return  # that was logged; or nobody has said anything, as browsers' spare connections do
+        if isinstance(error, TimeoutError):
+            self.log_error("Request timed out: %r", error)
+        else:
+            self.log_error("Connection lost: %s", error.strerror or error)
 
     # Who is there
 
@@ -331,7 +361,8 @@ class StrictHTTPRequestHandler(RequestLog):
         """The addresses that the request came through, the client's first, as far as trusted_proxies may say so."""
         address = self.client_address
         peer = str(address[0]) if isinstance(address, tuple) else UNIX
-        return believed_addresses(peer, self.headers.get_all("X-Forwarded-For", []), self.trusted_proxies)
+        forwarded = [value for name, value in self._pairs if name.lower() == "x-forwarded-for"]
+        return believed_addresses(peer, forwarded, self.trusted_proxies)
 
     def address_string(self) -> str:
         """Return the client's address, for the log."""
@@ -341,7 +372,7 @@ class StrictHTTPRequestHandler(RequestLog):
 
     def resume(self, received: bytes) -> None:
         """For a pool: serve the request that these bytes begin with."""
-        self._open_rfile(received)
+        self._set_reader(received)
         self._link.limit = self._handshake_deadline()
         self._resumed = True
         self.handle()
@@ -358,15 +389,38 @@ class StrictHTTPRequestHandler(RequestLog):
     def _take_unread(self) -> bytes:
         """Return what has been read from the socket and not been used; ``rfile`` has ended then."""
         self._reader.stop()
-        unread = self.rfile.read()
-        self.rfile = io.BytesIO()  # the other has a large buffer
+        unread = self._reader.look() if self._rfile is None else self._rfile.read()
+        self._rfile = None  # it has a large buffer
         return unread
 
     # The socket
 
-    def _open_rfile(self, received: bytes) -> None:
+    def _set_reader(self, received: bytes) -> None:
         self._reader = SocketReader(self._link, received)
-        self.rfile = io.BufferedReader(self._reader, self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE)
+        self._rfile = None
+
+    @property
+    def rfile(self) -> Any:
+        """What the client sends, as a buffered file: made when it is first asked for, a WebSocket needs none."""
+        if self._rfile is None:
+            size = self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE
+            self._rfile = io.BufferedReader(self._reader, size)
+        return self._rfile
+
+    @rfile.setter
+    def rfile(self, file: Any) -> None:
+        self._rfile = file
+
+    @property  # type: ignore[override]
+    def headers(self) -> HTTPMessage:
+        """The headers of the request, as in the standard library; made when they are first asked for."""
+        if self._headers is None:
+            self._headers = as_message(self._pairs)
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: HTTPMessage) -> None:
+        self._headers = headers
 
     def _handshake_deadline(self) -> Deadline:
         if self.handshake_timeout is None:

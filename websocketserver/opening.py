@@ -13,7 +13,7 @@ from .deadline import Deadline
 from .exceptions import HandshakeError
 from .protocol.extensions import Codec, Extension, accept_answer, format_offers
 from .protocol.handshake import build_request, check_response, host_field
-from .protocol.headers import ResponseHead, read_response_head
+from .protocol.headers import ResponseHead, read_response_head, take_response_head
 from .streams import Link, SocketReader
 
 __all__ = ["Accepted", "Opening", "Target", "parse_url"]
@@ -88,7 +88,7 @@ class Opening:
         link.send(memoryview(self.request))
         raw = SocketReader(link)
         reader = io.BufferedReader(raw)
-        head = read_response_head(reader.readline)
+        head = _take_head(raw) or read_response_head(reader.readline)
         try:
             subprotocol, answers = check_response(
                 head, key=self._key, subprotocols=self._subprotocols, extensions=self._offer
@@ -144,6 +144,16 @@ def _pairs(fields: Fields | None) -> list[tuple[str, str]]:
     if fields is None:
         return []
     return list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+
+
+def _take_head(raw: SocketReader) -> ResponseHead | None:
+    """Return the head, in the usual case that it has come as one piece."""
+    taken = take_response_head(raw.look())
+    if taken is None:
+        return None
+    head, size = taken
+    raw.skip(size)
+    return head
 
 
 def _read_body(reader: io.BufferedReader[SocketReader], head: ResponseHead) -> bytes:

@@ -202,8 +202,10 @@ class _Routing(WebSocketRequestHandler):
 
     def _answer_request(self) -> None:
         make = None
-        with self._peer_faults():
+        try:
             make = self._choose()
+        except OSError as error:
+            self._end_with_peer(error)
         if self._failure is not None:
             self._tell_failure()
         if make is not None:

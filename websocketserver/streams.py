@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LINGER_SIZE", "LINGER_TIME", "AfterUpgrade", "Link", "Pace", "SocketReader", "SocketWriter"]
 
 SLICE = 64 * 1024
+LOOK_SIZE = 8 * 1024
 LINGER_SIZE = 1 << 20  # bytes of unread input that are read and forgotten so that an answer arrives
 LINGER_TIME = 2.0
 
@@ -75,19 +76,26 @@ class Link:
             self.error = error
             raise
 
-    def receive_into(self, buffer: WriteableBuffer) -> int:
-        """Read what there is into the buffer, waiting for at least a byte; 0 at the end of the stream."""
+    def receive(self, size: int) -> bytes:
+        """Return what there is, up to so many bytes, waiting for at least one; b"" at the end of the stream."""
         began = time.monotonic()
         try:
-            received = self._at_once(self.sock.recv_into, buffer, 0)
+            received: bytes | None = self._at_once(self.sock.recv, size)
             if received is None:
                 self._set_timeout()
-                received = self.sock.recv_into(buffer)
+                received = self.sock.recv(size)
         except OSError as error:
             self.error = error
             raise
-        self._count(began, received)
+        self._count(began, len(received))
         return received
+
+    def receive_into(self, buffer: WriteableBuffer) -> int:
+        """Read what there is into the buffer, waiting for at least a byte; 0 at the end of the stream."""
+        with memoryview(buffer).cast("B") as view:
+            data = self.receive(min(len(view), SLICE))
+            view[: len(data)] = data
+            return len(data)
 
     def send(self, data: memoryview) -> None:
         """Send all of it."""
@@ -133,7 +141,7 @@ class Link:
         except OSError:
             pass
 
-    def _at_once(self, call: Callable[..., int], *arguments: Any) -> int | None:
+    def _at_once(self, call: Callable[..., Any], argument: object) -> Any:
         """Do it, with the flags last, if that needs no waiting, which saves two system calls; None if it does, or
         cannot be tried."""
         if not DONT_WAIT or isinstance(self.sock, ssl.SSLSocket) or self.sock.gettimeout() is not None:
@@ -141,7 +149,7 @@ class Link:
         if self.limit.left() == 0:
             raise TimeoutError("timed out")
         try:
-            return call(*arguments, DONT_WAIT)
+            return call(argument, DONT_WAIT)
         except BlockingIOError:
             return None
 
@@ -168,8 +176,19 @@ class SocketReader(io.RawIOBase):
         self._stopped = False
         self._received = received
 
+    def look(self) -> bytes:
+        """Return what has come and was not read here, waiting for the first bytes; b"" at the end of the stream."""
+        if not self._received and not self._stopped:
+            self._received = self._link.receive(LOOK_SIZE)
+        return self._received
+
+    def skip(self, size: int) -> None:
+        """Pass over so many bytes of what ``look`` has returned."""
+        self._received = self._received[size:]
+        self._position += size
+
     def stop(self) -> None:
-        """Read nothing more from the socket: what is buffered above is the rest."""
+        """Read nothing more from the socket: what is here, or buffered above, is the rest."""
         self._stopped = True
 
     def readable(self) -> bool:
@@ -204,9 +223,9 @@ class SocketWriter(io.BufferedIOBase):
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        with memoryview(data) as view, view.cast("B") as octets:
-            self._link.send(octets)
-            return octets.nbytes
+        view = memoryview(data).cast("B")
+        self._link.send(view)
+        return view.nbytes
 
     def fileno(self) -> int:
         return self._link.sock.fileno()

@@ -25,6 +25,8 @@ from websocketserver.protocol.headers import (
     read_response_head,
     requested_host,
     serialize_head,
+    take_request_head,
+    take_response_head,
 )
 
 from ..support import assert_linear
@@ -90,12 +92,23 @@ def with_the_next_glued_on(data: bytes) -> RequestHead:
     return head
 
 
+def in_one_step(data: bytes) -> RequestHead:
+    """The quick way, with the next glued on, and the long one for what it leaves to that."""
+    taken = take_request_head(data + b"\x81\x85\r\n\r\n")
+    if taken is None:
+        return whole(data)
+    head, size = taken
+    assert size == len(data)
+    assert same(head, whole(data))
+    return head
+
+
 Reading = Callable[[bytes], RequestHead]
-three_ways = pytest.mark.parametrize("read", [whole, byte_by_byte, with_the_next_glued_on])
+three_ways = pytest.mark.parametrize("read", [whole, byte_by_byte, with_the_next_glued_on, in_one_step])
 
 
 def same(one: RequestHead, other: RequestHead) -> bool:
-    return one._replace(headers=other.headers) == other and one.headers.items() == other.headers.items()
+    return one == other and one.headers.items() == other.headers.items()
 
 
 def request(*lines: bytes, start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: localhost") -> bytes:
@@ -420,6 +433,7 @@ class TestResponse:
         assert head.headers.items() == [("Upgrade", "websocket"), ("X-A", "1"), ("x-a", "2")]
         assert head.fields == {"upgrade": ["websocket"], "x-a": ["1", "2"]}
         assert reader.read() == behind
+        assert take_response_head(data + behind) == (head, len(data))
 
     @pytest.mark.parametrize(
         ("line", "status", "reason"),
@@ -433,6 +447,8 @@ class TestResponse:
     def test_status_lines(self, line: bytes, status: int, reason: str) -> None:
         head = read_response_head(Pipe(line + b"\r\n\r\n").readline)
         assert (head.status, head.reason) == (status, reason)
+        data = line + b"\r\nX: 1\r\n\r\n"
+        assert take_response_head(data) == (read_response_head(Pipe(data).readline), len(data))
 
     @pytest.mark.parametrize(
         "data",
@@ -463,6 +479,7 @@ class TestResponse:
     def test_a_malformed_head_is_refused_without_a_status_before_more_comes(self, data: bytes) -> None:
         with pytest.raises(HandshakeError) as caught:
             read_response_head(Pipe(data).readline)
+        assert take_response_head(data + b"X: 1\r\n\r\n") is None
         assert caught.value.status is None
         assert str(caught.value).isascii()
 
@@ -473,6 +490,7 @@ class TestResponse:
 
     def test_interim_responses_are_passed_over(self) -> None:
         interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+        assert take_response_head(interim) is None
         head = read_response_head(Pipe(interim + b"HTTP/1.1 101 OK\r\nX: 1\r\n\r\n").readline)
         assert head.status == 101
         assert head.headers.items() == [("X", "1")]
@@ -509,6 +527,11 @@ class TestHostileInput:
             mutated[start:stop] = data.draw(st.sampled_from(PIECES) | st.binary(max_size=3))
         self.check(bytes(mutated))
 
+    def test_a_usual_head_is_read_in_one_step(self) -> None:
+        assert take_request_head(REQUEST) is not None
+        assert take_request_head(b"\r\n" + REQUEST) is None
+        assert all(take_request_head(REQUEST[:size]) is None for size in range(len(REQUEST)))
+
     @given(
         st.lists(
             st.sampled_from([b"GET", b" ", b"/", b"HTTP/1.1", b"Host:", b"x", b":", b"\t", *[b"\r\n"] * 4, *b"\r\n"])
@@ -522,13 +545,16 @@ class TestHostileInput:
     def check(data: bytes) -> None:
         buffer = bytearray(data)
         stream = io.BytesIO(data)
+        taken = take_request_head(data)
         try:
             head = read_request_head(stream.readline)
         except HeadError as error:
+            assert taken is None
             assert error.status in (400, 414, 431, 505)
             with suppress(HeadError):  # where the end of the input is the fault, the parser waits for more
                 assert RequestParser().feed(buffer) is None
             return
+        assert taken is None or (taken[1] == stream.tell() and head is not None and same(taken[0], head))
         fed = RequestParser().feed(buffer)
         assert (head is None) == (fed is None)
         if head is None or fed is None:

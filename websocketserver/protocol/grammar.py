@@ -14,8 +14,8 @@ __all__ = [
     "TOKEN",
     "Extensions",
     "check_field",
+    "count_controls",
     "format_extension",
-    "has_control",
     "is_token",
     "parse_extensions",
     "parse_host",
@@ -106,9 +106,9 @@ def format_extension(name: str, params: Iterable[tuple[str, str | None]] = ()) -
     return "; ".join(parts)
 
 
-def has_control(value: bytes) -> bool:
-    """Return whether a control character other than HTAB is in a header's value (RFC 9110, section 5.5)."""
-    return len(value.translate(None, _CONTROLS)) != len(value)
+def count_controls(value: bytes) -> int:
+    """Return how many control characters other than HTAB there are: none in a header's value (RFC 9110, 5.5)."""
+    return len(value) - len(value.translate(None, _CONTROLS))
 
 
 def check_field(name: str, value: str) -> None:
@@ -121,7 +121,7 @@ def check_field(name: str, value: str) -> None:
         raw = value.encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError(f"value of header {name} must be Latin-1; encode other characters") from None
-    if has_control(raw):
+    if count_controls(raw):
         raise ValueError(f"value of header {name} must not contain control characters")
     if raw != raw.strip(b" \t"):
         raise ValueError(f"value of header {name} must not begin or end with a blank")

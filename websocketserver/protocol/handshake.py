@@ -21,7 +21,16 @@ from typing import cast
 from ..exceptions import HandshakeError
 from .cookies import format_cookies, parse_cookies
 from .grammar import Extensions, check_field, is_token, parse_extensions, parse_host, tokens
-from .headers import HeadError, RequestHead, ResponseHead, match_absolute, requested_host, serialize_head
+from .headers import (
+    HeadError,
+    Pairs,
+    RequestHead,
+    ResponseHead,
+    as_message,
+    match_absolute,
+    requested_host,
+    serialize_head,
+)
 
 __all__ = [
     "VERSIONS",
@@ -63,13 +72,18 @@ class Request:
 
     method: str
     target: str
-    headers: HTTPMessage
     host: str
     origin: str | None
     version: int
     key: str
     subprotocols: list[str]
     extensions: Extensions
+    _pairs: Pairs  # of the headers
+
+    @cached_property
+    def headers(self) -> HTTPMessage:
+        """The headers, as ``http.client.HTTPMessage``."""
+        return as_message(self._pairs)
 
     @cached_property
     def path(self) -> str:
@@ -85,9 +99,10 @@ class Request:
     def cookies(self) -> dict[str, str]:
         """The cookies by name; malformed ones are left out, of duplicates the first counts (the closest path)."""
         cookies: dict[str, str] = {}
-        for value in self.headers.get_all("Cookie", []):
-            for name, content in parse_cookies(value):
-                cookies.setdefault(name, content)
+        for header, value in self._pairs:
+            if header.lower() == "cookie":
+                for name, content in parse_cookies(value):
+                    cookies.setdefault(name, content)
         return cookies
 
 
@@ -121,7 +136,7 @@ def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Requ
     origin = _single(fields, _ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
     subprotocols = offered_subprotocols(head)
     extensions = _offered_extensions(fields.get("sec-websocket-extensions"))
-    return Request(head.method, head.target, head.headers, host, origin, version, key, subprotocols, extensions)
+    return Request(head.method, head.target, host, origin, version, key, subprotocols, extensions, head.pairs)
 
 
 def _check_http(head: RequestHead) -> None:

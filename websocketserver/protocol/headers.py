@@ -18,7 +18,7 @@ from http.client import HTTPMessage
 from typing import NamedTuple
 
 from ..exceptions import HandshakeError
-from .grammar import TOKEN, has_control, is_token, parse_host
+from .grammar import TOKEN, count_controls, is_token, parse_host
 
 __all__ = [
     "MAX_HEAD",
@@ -28,12 +28,15 @@ __all__ = [
     "RequestHead",
     "RequestParser",
     "ResponseHead",
+    "as_message",
     "match_absolute",
     "parse_request_head",
     "read_request_head",
     "read_response_head",
     "requested_host",
     "serialize_head",
+    "take_request_head",
+    "take_response_head",
 ]
 
 MAX_LINE = 8192  # bytes of one line with its CRLF
@@ -43,6 +46,7 @@ MAX_INTERIM = 10  # interim responses (1xx) ahead of the real one
 
 ReadLine = Callable[[int], bytes]
 Fields = dict[str, list[str]]
+Pairs = list[tuple[str, str]]
 _Start = tuple[str, str, str, str]  # method, target, version and the whole request line
 
 # No two neighbouring repeats of a pattern match the same character: there is nothing to backtrack into.
@@ -50,8 +54,9 @@ _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n
 _match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
 match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
-_COMMON_NAMES = {  # what nearly every request has: neither checked nor decoded each time
-    name.encode(): (name, name.lower())
+_match_final = re.compile(rb"HTTP/[0-9]\.[0-9] (?:101|[2-9][0-9]{2})(?: [\t -~\x80-\xff]*)?").fullmatch
+_COMMON_NAMES = {  # what nearly every request has: not checked each time, and kept once
+    name: (name, name.lower())
     for name in (
         *("Host", "Connection", "Upgrade", "Origin", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language"),
         *("Cache-Control", "Pragma", "Cookie", "Authorization", "Referer", "Content-Length", "Content-Type"),
@@ -72,25 +77,43 @@ class HeadError(HandshakeError):
 class RequestHead(NamedTuple):
     """The head of a request, as it was sent.
 
-    ``headers`` has every header, in order; ``fields`` the same values by lower-case name, for quick look-up.
+    ``pairs`` has every header, in order; ``fields`` the same values by lower-case name, for quick look-up.
     """
 
     method: str
     target: str
     version: str
-    headers: HTTPMessage
     request_line: str
+    pairs: Pairs
     fields: Fields
+
+    @property
+    def headers(self) -> HTTPMessage:
+        """Every header as the standard library has them, made anew each time: few ask."""
+        return as_message(self.pairs)
 
 
 class ResponseHead(NamedTuple):
-    """The head of a response, as it was sent; ``fields`` as in RequestHead."""
+    """The head of a response, as it was sent; ``pairs`` and ``fields`` as in RequestHead."""
 
     version: str
     status: int
     reason: str
-    headers: HTTPMessage
+    pairs: Pairs
     fields: Fields
+
+    @property
+    def headers(self) -> HTTPMessage:
+        """As in RequestHead."""
+        return as_message(self.pairs)
+
+
+def as_message(pairs: Iterable[tuple[str, str]]) -> HTTPMessage:
+    """Return headers as the standard library has them."""
+    message = HTTPMessage()
+    for name, value in pairs:
+        message.set_raw(name, value)
+    return message
 
 
 # Reading a head
@@ -110,7 +133,44 @@ def read_request_head(readline: ReadLine) -> RequestHead | None:
     lines = _HeaderLines(MAX_HEAD - len(line))
     while not lines.feed(readline(lines.room)):
         pass
-    return _request_head(start, lines)
+    return _request_head(start, lines.pairs, lines.fields)
+
+
+def take_request_head(data: bytes) -> tuple[RequestHead, int] | None:
+    """Return the head that these bytes begin with, and where it ends: the quick way, for what has come in one piece.
+
+    None for whatever is unusual: not whole, long, or wrong. ``read_request_head`` then tells what it is.
+    """
+    end = data.find(b"\r\n\r\n", 0, MAX_LINE)  # so that no line can be too long
+    if end < 0:
+        return None
+    line, _, rest = data[:end].partition(b"\r\n")
+    if (parsed := _parse_lines(rest)) is None:
+        return None
+    try:
+        return _request_head(_parse_request_line(line + b"\r\n"), *parsed), end + 4
+    except HeadError:
+        return None
+
+
+def _parse_lines(data: bytes) -> tuple[Pairs, Fields] | None:
+    """Return what the header lines say that these bytes are, the last without its CRLF; None if any is wrong."""
+    lines = data.decode("latin-1").split("\r\n")
+    if len(lines) > MAX_HEADERS or count_controls(data) != 2 * (len(lines) - 1):
+        return None
+    pairs: Pairs = []
+    fields: Fields = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        common = _COMMON_NAMES.get(name)
+        if common is None:
+            if not is_token(name):
+                return None
+            common = name, name.lower()
+        if not colon:
+            return None
+        _add(pairs, fields, common, value.strip(" \t"))
+    return pairs, fields
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -143,7 +203,7 @@ class RequestParser:
         while line := self._take_line(buffer):
             if self._start is not None:
                 if self._lines.feed(line):
-                    return _request_head(self._start, self._lines)
+                    return _request_head(self._start, self._lines.pairs, self._lines.fields)
             elif line != b"\r\n" or not self._leading:
                 self._start = _parse_request_line(line)
                 self._lines = _HeaderLines(MAX_HEAD - len(line))
@@ -161,11 +221,11 @@ class RequestParser:
         return line
 
 
-def _request_head(start: _Start, lines: _HeaderLines) -> RequestHead:
+def _request_head(start: _Start, pairs: Pairs, fields: Fields) -> RequestHead:
     method, target, version, request_line = start
-    _check_host(version, lines.fields.get("host", []))
-    _check_framing(version, lines.fields)
-    return RequestHead(method, target, version, lines.headers, request_line, lines.fields)
+    _check_host(version, fields.get("host", []))
+    _check_framing(version, fields)
+    return RequestHead(method, target, version, request_line, pairs, fields)
 
 
 def read_response_head(readline: ReadLine) -> ResponseHead:
@@ -188,14 +248,28 @@ def _read_one_response_head(readline: ReadLine) -> ResponseHead:
     if not line:
         raise HandshakeError("the server closed the connection without an answer")
     _check_line_end(line, MAX_LINE, "the status line")
+    start = _parse_status_line(line)
+    lines = _HeaderLines(MAX_HEAD - len(line))
+    while not lines.feed(readline(lines.room)):
+        pass
+    return ResponseHead(*start, lines.pairs, lines.fields)
+
+
+def _parse_status_line(line: bytes) -> tuple[str, int, str]:
     match = _match_status_line(line)
     if match is None:  # RFC 9112, 4
         raise HeadError("malformed status line")
     version, status, reason = match.groups(default=b"")
-    lines = _HeaderLines(MAX_HEAD - len(line))
-    while not lines.feed(readline(lines.room)):
-        pass
-    return ResponseHead(version.decode(), int(status), reason.decode("latin-1"), lines.headers, lines.fields)
+    return version.decode(), int(status), reason.decode("latin-1")
+
+
+def take_response_head(data: bytes) -> tuple[ResponseHead, int] | None:
+    """As take_request_head, for a final response; ``read_response_head`` does the rest."""
+    end = data.find(b"\r\n\r\n", 0, MAX_LINE)
+    line, _, rest = data[: max(end, 0)].partition(b"\r\n")
+    if not _match_final(line) or (parsed := _parse_lines(rest)) is None:
+        return None
+    return ResponseHead(*_parse_status_line(line + b"\r\n"), *parsed), end + 4
 
 
 # Its lines
@@ -204,10 +278,10 @@ def _read_one_response_head(readline: ReadLine) -> ResponseHead:
 class _HeaderLines:
     """The header lines of one head and the empty line behind them; ``room`` bytes the next one may have."""
 
-    __slots__ = ("_count", "_left", "fields", "headers", "room")
+    __slots__ = ("_count", "_left", "fields", "pairs", "room")
 
     def __init__(self, left: int) -> None:
-        self.headers = HTTPMessage()
+        self.pairs: Pairs = []
         self.fields: Fields = {}
         self.room = MAX_LINE
         self._left = left
@@ -233,21 +307,23 @@ class _HeaderLines:
     def _add(self, line: bytes) -> None:
         raw_name, colon, rest = line.partition(b":")
         raw_value = rest[:-2].strip(b" \t")  # RFC 9112, 5.1: blanks around a value are not part of it
-        if not colon or has_control(raw_value):
+        if not colon or count_controls(raw_value):
             raise _malformed(line, self._count)
-        if (common := _COMMON_NAMES.get(raw_name)) is not None:
-            name, key = common
-        else:
-            name = raw_name.decode("latin-1")
+        name = raw_name.decode("latin-1")
+        common = _COMMON_NAMES.get(name)
+        if common is None:
             if not is_token(name):
                 raise _malformed(line, self._count)
-            key = name.lower()
-        value = raw_value.decode("latin-1")
-        self.headers.set_raw(name, value)
-        if key in self.fields:
-            self.fields[key].append(value)
-        else:
-            self.fields[key] = [value]
+            common = name, name.lower()
+        _add(self.pairs, self.fields, common, raw_value.decode("latin-1"))
+
+
+def _add(pairs: Pairs, fields: Fields, name: tuple[str, str], value: str) -> None:
+    pairs.append((name[0], value))
+    if (values := fields.get(name[1])) is not None:
+        values.append(value)
+    else:
+        fields[name[1]] = [value]
 
 
 def _check_line_end(line: bytes, room: int, what: str, too_long: int = 431) -> None:
