@@ -636,6 +636,24 @@ class TestFailing:
             assert peer.read_close() == 1001
 
 
+    def test_a_stream_that_is_gone_leaves_what_has_come(self, role: Role) -> None:
+        def pieces() -> Iterator[bytes]:
+            yield b"one"
+            for number in range(5):
+                peer.frame(BINARY, bytes([number]))
+            peer.close_frame(3000)
+            peer.sock.close()
+            yield from itertools.repeat(bytes(100_000))
+
+        with half(role, settings=Settings(max_queue_size=1)) as (connection, peer):  # not all is read at once
+            with pytest.raises(ConnectionClosed):
+                connection.send_fragments(pieces())
+            assert [connection.recv(SOON) for _ in range(5)] == [bytes([number]) for number in range(5)]
+            with pytest.raises(ConnectionClosed) as caught:
+                connection.recv(SOON)
+            assert (caught.value.code, caught.value.sent) in ((3000, None), (3000, (3000, "")))
+
+
 class TestTheSendingTurn:
     def test_messages_wait_and_control_frames_pass(self, role: Role, tls: bool) -> None:
         with half(role, tls=tls) as (connection, peer):

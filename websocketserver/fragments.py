@@ -224,7 +224,7 @@ class FragmentedChannel(AttendedChannel):
                     self._send_piece(turn, data, False, is_text, compress, deadline)
             self._send_piece(turn, b"", True, is_text, compress, deadline)
         except BaseException:
-            if turn.begun:
+            if turn.begun and not self._output.broken:  # else nobody would hear it, and what has come may be read
                 self.start_close(CloseCode.INTERNAL_ERROR, "the message could not be completed")
             raise
         finally:
