@@ -17,6 +17,8 @@ WITHOUT_SOURCE = {
     "test_mirror.py",
     "test_exports.py",
     "test_kit.py",  # of support.py
+    "test_faults.py",  # of faults.py, and two peers against each other
+    "test_soak.py",  # of soak.py
     "test_examples.py",
     "test_private_extension.py",  # of an example
     "test_docs.py",
