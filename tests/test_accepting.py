@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -148,11 +149,13 @@ class TestDeputy:
     def deputy(self, seconds: float | None) -> tuple[Deputy[str], queue.SimpleQueue[str]]:
         done: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-        def begin(order: str) -> float | None:
+        def phases(order: str) -> Iterator[Deadline]:
             done.put(order)
-            return seconds
+            yield Deadline(seconds)
+            done.put("finished")
+            yield Deadline(None)
 
-        return Deputy(begin, lambda: done.put("finished")), done
+        return Deputy(phases), done
 
     def test_has_nothing_to_do_mostly(self) -> None:
         deputy, done = self.deputy(0)

@@ -53,10 +53,13 @@ PLAN = """
     logs
     credentials
     admission
+    report
     registry
     httphandler
     handler
     verbs
+    ending
+    listening
     server
     unixserver
     polling

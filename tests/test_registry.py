@@ -172,5 +172,6 @@ class TestRegistry:
         assert not registry.leave(8)
         assert registry.leave(7)
         assert waiting.result()
-        assert registry.leaving_threads() == {7}
+        assert registry.threads_not_awaited(leaving=False) == {7}
+        assert registry.threads_not_awaited(leaving=True) == set()
         assert not registry.wait(Deadline(0.01))

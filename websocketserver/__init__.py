@@ -25,6 +25,7 @@ from .exceptions import (
 )
 from .fragments import FragmentStream
 from .handler import WebSocketRequestHandler
+from .listening import inherited_sockets
 from .pings import PingWaiter
 from .pooling import PoolingWebSocketServer
 from .protocol.closecodes import CloseCode
@@ -35,6 +36,7 @@ from .protocol.events import Closed, Fragment, Message, Ping, Pong
 from .protocol.extensions import RSV1, RSV2, RSV3, Codec, Decoder, Encoder, Extension
 from .protocol.frames import Frame, FrameParser, Opcode, serialize
 from .protocol.handshake import Request
+from .report import RunningHandler, ShutdownReport
 from .router import Route, Router
 from .server import ThreadingWebSocketServer, WebSocketServer
 from .settings import Settings
@@ -73,8 +75,10 @@ __all__ = [
     "Role",
     "Route",
     "Router",
+    "RunningHandler",
     "ServerSSLContext",
     "Settings",
+    "ShutdownReport",
     "State",
     "Stats",
     "ThreadingWebSocketServer",
@@ -85,6 +89,7 @@ __all__ = [
     "WebSocketRequestHandler",
     "WebSocketServer",
     "format_cookie",
+    "inherited_sockets",
     "parse_cookies",
     "serialize",
 ]

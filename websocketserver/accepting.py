@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -161,19 +161,18 @@ class Threads:
 
 class Deputy(Generic[Order]):
     """A thread that waits beside a serving thread which is inside a handler, for an order that this one cannot
-    carry out: ``begin`` it at once, and ``finish`` it unless the handler has ended so many seconds later.
+    carry out: it goes through the order's ``phases``, each until its deadline, unless the handler has ended.
 
     Used as a context manager around the handler.
     """
 
-    def __init__(self, begin: Callable[[Order], float | None], finish: Callable[[], None]) -> None:
-        self._begin = begin
-        self._finish = finish
+    def __init__(self, phases: Callable[[Order], Iterator[Deadline]]) -> None:
+        self._phases = phases
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = threading.Thread(target=self._run, daemon=True)
 
     def order(self, order: Order) -> None:
-        """Give the order, from any thread or signal handler."""
+        """Give the order, from any thread or signal handler; it takes the place of the one that is being done."""
         self._orders.put(order)
 
     def __enter__(self) -> Deputy[Order]:
@@ -192,9 +191,13 @@ class Deputy(Generic[Order]):
     def _run(self) -> None:
         order = self._orders.get()
         while order is not None:
-            seconds = self._begin(order)
+            order = self._carry_out(order)
+
+    def _carry_out(self, order: Order) -> Order | None:
+        """Go through the phases of an order; return what is ordered next."""
+        for deadline in self._phases(order):
             try:
-                order = self._orders.get(timeout=seconds)
+                return self._orders.get(timeout=deadline.left())
             except queue.Empty:
-                self._finish()
-                order = self._orders.get()
+                pass
+        return self._orders.get()

@@ -85,15 +85,14 @@ def serve(options: argparse.Namespace) -> int:
     context = _server_context(options)
     server = _server(options, handler, context)
     server.shutdown_timeout = 1  # Ctrl-C ends at once: pages answer in milliseconds, the rest is cut
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if context is not None and hasattr(signal, "SIGHUP"):
         _reload_on_hangup(server)
     with server:
-        try:
-            print(f"Serving {_what(options)} at {_url(server, handler, options)} (Ctrl-C to stop)", flush=True)
-            server.serve_forever()
-        except KeyboardInterrupt:
-            _end_line("Stopped.")
+        print(f"Serving {_what(options)} at {_url(server, handler, options)} (Ctrl-C to stop)", flush=True)
+        report = server.run()
+    _end_line("Stopped.")
+    if report.running:  # in a handler of the user's
+        say(str(report))
     return 0
 
 

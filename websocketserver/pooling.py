@@ -18,6 +18,7 @@ from typing import Any
 from .accepting import Threads
 from .connection import State, WebSocketConnection
 from .deadline import Deadline
+from .ending import Stop
 from .handler import WebSocketRequestHandler
 from .httphandler import TLS_RECORD, StrictHTTPRequestHandler
 from .pool import Pool, Tenant
@@ -94,12 +95,12 @@ class PoolingWebSocketServer(WebSocketServer):
                 self._pool = pool
             return pool
 
-    def _end_connections(self, stop: Any, *, leaving: bool = True) -> None:
+    def _end_connections(self, stop: Stop, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)
-        deadline = stop.deadline if leaving and stop.wait else Deadline(0)
+        deadline = self._patience(stop) if leaving and stop.wait else Deadline(0)
         if (pool := self._pool) is not None:
             pool.stop(deadline)
-        self._apart.join(deadline, set())
+        self._apart.join(deadline, self.registry.threads_not_awaited(leaving))
 
 
 class _Client(Tenant):

@@ -13,17 +13,21 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .admission import Admission
 from .deadline import Deadline
 from .exceptions import Close
+from .report import ShutdownReport, look_at
 from .transport import shutdown
 
 if TYPE_CHECKING:
     from .connection import WebSocketConnection
 
-__all__ = ["Accepted", "Parking", "Registry"]
+__all__ = ["GRACE", "Accepted", "Parking", "Registry"]
+
+GRACE = 0.5  # seconds in which a handler ends whose connection was cut, if it ends at all
 
 
 class Parking(Protocol):
@@ -42,16 +46,22 @@ class Parking(Protocol):
 class Accepted:
     """One accepted socket, from accept until its handler has ended. Thread-safe.
 
-    ``since`` is when it was accepted, or a further request began (``time.monotonic``), ``thread`` which thread
-    runs its handler, ``leaving`` whether that handler waits in ``shutdown`` itself. For servers that read request
-    heads themselves: ``received`` is what they have read, ``tls`` the socket as they have wrapped it, ``parking``
-    where a handler goes instead of waiting. ``admission`` counts it, at ``place``.
+    ``address`` is the client's, ``since`` when it was accepted, or a further request began (``time.monotonic``),
+    ``thread`` which thread runs its handler, ``leaving`` whether that handler waits in ``shutdown`` itself,
+    ``given_up`` whether a shutdown has waited for it in vain. For servers that read request heads themselves:
+    ``received`` is what they have read, ``tls`` the socket as they have wrapped it, ``parking`` where a handler
+    goes instead of waiting. These are written by whoever serves it, but for ``leaving`` and ``given_up``.
+    ``admission`` counts it, at ``place``.
     """
 
-    def __init__(self, request: Any, admission: Admission | None = None, place: str | None = None) -> None:
+    def __init__(
+        self, request: Any, address: Any = None, admission: Admission | None = None, place: str | None = None
+    ) -> None:
+        self.address = address
         self.since = time.monotonic()
         self.thread: int | None = None
         self.leaving = False
+        self.given_up = False
         self.received = b""
         self.tls: ssl.SSLSocket | None = None
         self.parking: Parking | None = None
@@ -61,9 +71,12 @@ class Accepted:
         self._forwarded = False  # the place is that of a request, which has come through a proxy
         self._sock: socket.socket | None = request if isinstance(request, socket.socket) else None
         self._connection: WebSocketConnection | None = None
-        self._busy = False
+        self._busy = False  # a request is being answered
+        self._fresh = True  # there has been none before
+        self._draining = False
         self._closing: Close | None = None
         self._is_cut = False
+        self._interrupted = False  # it was cut while busy
 
     @property
     def connection(self) -> WebSocketConnection | None:
@@ -77,14 +90,21 @@ class Accepted:
             if self._is_cut:
                 shutdown(sock, socket.SHUT_RDWR)
 
+    def outcome(self) -> bool | None:
+        """At the end: whether it was a connection that was closed, or anything that was cut; None if it was neither."""
+        if self._connection is not None:
+            return self._connection.close_code != 1006
+        return False if self._interrupted else None
+
     def await_request(self) -> None:
         """The handler waits for a request: if the server shuts down, this is cut at once."""
         with self._lock:
+            self._fresh = self._fresh and not self._busy
             self._busy = False
             if self._forwarded:
                 self._leave_place_locked()
             self._admission.await_request(self)
-            if self._closing is not None:
+            if not self._admits_locked():
                 self._cut_locked()
 
     def begin_request(self) -> bool:
@@ -92,7 +112,11 @@ class Accepted:
         with self._lock:
             self._busy = True
             self._admission.begin_request(self)
-            return self._closing is None
+            return self._admits_locked()
+
+    def _admits_locked(self) -> bool:
+        """Return whether a request is answered: a connection's first also while connections end by themselves."""
+        return self._closing is None and (self._fresh or not self._draining)
 
     def settle(self, place: str | None, limit: int) -> bool:
         """The request comes from this place: count it there unless its peer is; False if there are so many there."""
@@ -135,6 +159,13 @@ class Accepted:
                 self._cut_locked()
             return waits
 
+    def start_draining(self) -> None:
+        """Begin to wait for its own end, without blocking: cut what is kept alive for a further request."""
+        with self._lock:
+            self._draining = True
+            if self._connection is None and not self._busy and not self._fresh:
+                self._cut_locked()
+
     def start_closing(self, close: Close) -> None:
         """Begin the end without blocking: close a connection, cut what waits for a request, let an answer finish."""
         with self._lock:
@@ -159,6 +190,7 @@ class Accepted:
 
     def _cut_locked(self) -> None:
         self._is_cut = True
+        self._interrupted = self._interrupted or self._busy
         if self._sock is not None:
             shutdown(self._sock, socket.SHUT_RDWR)
 
@@ -168,19 +200,24 @@ class Registry:
 
     def __init__(self) -> None:
         self.admission = Admission()
-        self._changed = threading.Condition(threading.RLock())  # guards all below and every Accepted.leaving
+        self._changed = threading.Condition(threading.RLock())  # guards all below, every leaving and every given_up
         self._accepted: dict[Any, Accepted] = {}
+        self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
         self._closing: Close | None = None
+        self._closed: list[Any] = []  # addresses of those that have ended since one of the two began
+        self._cut: list[Any] = []
 
     def __len__(self) -> int:
         return len(self._accepted)
 
-    def add(self, request: Any, place: str | None = None) -> None:
-        """A socket was accepted, and counted at this place."""
-        accepted = Accepted(request, self.admission, place)
+    def add(self, request: Any, address: Any = None, place: str | None = None) -> None:
+        """A socket was accepted, of the client with this address, and counted at this place."""
+        accepted = Accepted(request, address, self.admission, place)
         with self._changed:
             self._accepted[request] = accepted
-            closing = self._closing
+            draining, closing = self._draining, self._closing
+        if draining is not None:
+            accepted.start_draining()
         if closing is not None:
             accepted.start_closing(closing)
 
@@ -193,30 +230,70 @@ class Registry:
         """The socket's handler has ended, and the socket is about to be closed unless it is a connection's."""
         with self._changed:
             accepted = self._accepted.pop(request, None)
+            draining = self._draining
+            if accepted is not None and (draining is not None or self._closing is not None):
+                outcome = accepted.outcome()
+                if outcome is not None:
+                    (self._closed if outcome else self._cut).append(accepted.address)
             self._changed.notify_all()
         if accepted is not None:
             accepted.leave()
+        if draining is not None:
+            draining()
 
     def connections(self) -> list[WebSocketConnection]:
         """Return the connections there are."""
         return [accepted.connection for accepted in self._all() if accepted.connection is not None]
 
+    # The end; nothing of this blocks but ``wait``
+
+    def start_draining(self, tell: Callable[[], None]) -> None:
+        """Admit only what has been accepted already, until ``reopen``; ``tell()`` is called at the end of each."""
+        with self._changed:
+            self._draining = tell
+        for accepted in self._all():
+            accepted.start_draining()
+
     def start_closing(self, close: Close) -> None:
-        """Begin to end all that is here and all that is still to come, until ``reopen``. Never blocks."""
+        """Begin to end all that is here and all that is still to come, until ``reopen``."""
         with self._changed:
             self._closing = close
         for accepted in self._all():
             accepted.start_closing(close)
 
+    def is_closing(self) -> bool:
+        """Return whether all is being ended."""
+        return self._closing is not None
+
+    def cut(self) -> None:
+        """End all that is here now."""
+        for accepted in self._all():
+            accepted.cut()
+
+    def give_up(self) -> None:
+        """All that is here was cut and has not ended: nobody waits for it for long any more."""
+        with self._changed:
+            for accepted in self._accepted.values():
+                accepted.given_up = True
+            self._changed.notify_all()
+
+    def has_given_up(self) -> bool:
+        """Return whether there is anything left that was given up."""
+        return any(accepted.given_up for accepted in self._all())
+
     def reopen(self) -> None:
         """End nothing any more that is still to come."""
         with self._changed:
-            self._closing = None
+            self._draining = self._closing = None
+            self._closed, self._cut = [], []
 
-    def cut(self) -> None:
-        """End all that is here now. Never blocks."""
-        for accepted in self._all():
-            accepted.cut()
+    def report(self) -> ShutdownReport:
+        """Return what has become of all, and what those do that are still here."""
+        with self._changed:
+            handlers = [(each.address, each.thread) for each in self._accepted.values() if not each.leaving]
+            closed, cut = tuple(self._closed), tuple(self._cut)
+        running = look_at([(address, thread) for address, thread in handlers if thread is not None])
+        return ShutdownReport(closed, cut, running)
 
     def leave(self, thread: int) -> bool:
         """The handler in this thread is going to wait for the others; return False if there is no such handler."""
@@ -225,19 +302,31 @@ class Registry:
             for accepted in mine:
                 accepted.leaving = True
             self._changed.notify_all()
-            return bool(mine)
+            draining = self._draining
+        if draining is not None:
+            draining()
+        return bool(mine)
 
-    def leaving_threads(self) -> set[int | None]:
-        """Return the threads whose handlers wait for the others."""
-        return {accepted.thread for accepted in self._all() if accepted.leaving}
+    def threads_not_awaited(self, leaving: bool) -> set[int | None]:
+        """Return the threads whose handlers were given up and, with leaving=False, those that wait for the others."""
+        return {each.thread for each in self._all() if each.given_up or each.leaving and not leaving}
 
     def wait(self, deadline: Deadline, *, leaving: bool = True) -> bool:
-        """Wait until all handlers have ended, with leaving=False but those that wait here too; False if too late."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: not any(leaving or not accepted.leaving for accepted in self._accepted.values()),
-                deadline.left(),
+        """Wait until all handlers have ended, with leaving=False but those that wait here too; False if too late.
+
+        Those that were given up have a moment to end.
+        """
+
+        def ended(given_up: bool) -> bool:
+            return not any(
+                (leaving or not each.leaving) and (given_up or not each.given_up) for each in self._accepted.values()
             )
+
+        with self._changed:
+            if not self._changed.wait_for(lambda: ended(given_up=False), deadline.left()):
+                return False
+            self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(GRACE).left())
+            return True
 
     def _all(self) -> list[Accepted]:
         with self._changed:

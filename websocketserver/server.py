@@ -10,33 +10,27 @@ called too early, and wait for handlers for ever. Everything else of socketserve
 from __future__ import annotations
 
 import errno
-import os
 import selectors
-import socket
 import socketserver
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from http.server import HTTPServer
-from types import EllipsisType
-from typing import Any, NamedTuple
+from typing import Any
 
-from .accepting import Backoff, Deputy, Refusals, Threads, Waker
+from .accepting import Backoff, Deputy, Refusals, Threads
 from .admission import busy_answer, place_of_peer
 from .deadline import Deadline
-from .exceptions import Close
+from .ending import NOW, Ending, Stop
 from .handler import WebSocketRequestHandler
-from .protocol.closecodes import CloseCode, pack_close
-from .registry import Registry
+from .listening import Listening, bar_newcomers
 from .tls import check_context, renewed
 from .verbs import ConnectionVerbs
 
 __all__ = ["ThreadingWebSocketServer", "WebSocketServer"]
 
-GRACE = 0.5  # seconds before a shutdown's deadline at which what remains is cut, so that it can end by then
+HANDSHAKE = 0.1  # seconds that TCP's handshake may take where a client has begun it before the port is left
 TRANSIENT = frozenset(
     getattr(errno, name)  # of one connection, gone before it was accepted (accept(2)): the next may be well
     for name in ("ECONNABORTED", "EPROTO", "ECONNRESET", "EPERM", "EINTR", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH")
@@ -46,40 +40,27 @@ WANT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # o
 ROOM = 16  # how many make room at once then, so that as many can be accepted before there is want again
 
 
-class _Stop(NamedTuple):
-    """A shutdown that was asked for; ``wait``: for the handlers to end, or only for the accept loop."""
-
-    close: Close
-    deadline: Deadline
-    wait: bool = True
-
-
-class WebSocketServer(ConnectionVerbs, HTTPServer):
+class WebSocketServer(ConnectionVerbs, Listening, Ending):
     """A server of WebSockets and HTTP that serves one client at a time, in the serving thread.
 
     For all at once use ThreadingWebSocketServer.
 
     ``server_address`` is (host, port). Port 0 takes a free one. Host "" or "::" means IPv6 and IPv4
     where the system can, a host with a colon IPv6, any other IPv4, unless a subclass sets
-    ``address_family``. ``RequestHandlerClass`` is a WebSocketRequestHandler, or any callable that makes
-    one. With ``ssl_context`` (ServerSSLContext or any ssl.SSLContext) connections are TLS: the handler does the
-    handshake.
+    ``address_family``. In place of the address a socket may be given that is bound or listens already; it is
+    the server's to close from then on, and server_bind and server_activate are not called. ``RequestHandlerClass``
+    is a WebSocketRequestHandler, or any callable that makes one. With ``ssl_context``
+    (ServerSSLContext or any ssl.SSLContext) connections are TLS: the handler does the handshake.
 
     Leaving the ``with`` block ends listener, connections and handlers within ``shutdown_timeout``.
     """
 
-    request_queue_size = 128
-    allow_reuse_address = os.name == "posix"  # on Windows others could take the port over
-    #: Seconds for shutdown() and server_close(); None: no limit.
-    shutdown_timeout: float | None = 10
     #: Connections at once. One more takes the place of whoever has waited longest for a request to come or to be
     #: complete; where nobody does, it is refused with 503. None: no limit.
     max_connections: int | None = None
     #: Connections at once from one IPv4 address or one IPv6 network of 64 bits; more are refused with 503. What comes
     #: through ``trusted_proxies`` (of the RequestHandlerClass) counts where its request says. None: no limit.
     max_connections_per_address: int | None = None
-    #: Whether server_close() waits for the handlers to end.
-    block_on_close = True
 
     def __init__(
         self,
@@ -92,19 +73,10 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
         check_context(ssl_context)
         if ssl_context is not None:
             _check_speaks_tls(RequestHandlerClass)
-        self._choose_family(server_address)
         self.ssl_context = ssl_context
-        self.registry = Registry()
-        self._waker = Waker()
         self._refusals = Refusals()
         self._backoff = Backoff()
-        self._deputy: Deputy[_Stop] | None = None
         self._logged: dict[str, float] = {}  # when a line of each kind was written last
-        self._stop: _Stop | None = None  # asked for, and not done yet
-        self._serving: int | None = None  # the thread inside serve_forever or handle_request
-        self._stopped = threading.Event()  # nobody is
-        self._stopped.set()
-        self._close_at_end = False
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
     # For the caller
@@ -124,6 +96,7 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
                         self._handle_request_noblock()
                     self._refusals.close_due()
                     self.service_actions()
+                self._drain(selector, poll_interval)
         finally:
             self._end_serving()
 
@@ -141,25 +114,6 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
         finally:
             self._end_serving()
 
-    def shutdown(self, timeout: float | EllipsisType | None = ..., code: int = 1001, reason: str = "") -> None:
-        """Stop serving: close all connections with this code and reason, wait for the handlers, cut what remains.
-
-        All of it within ``timeout`` seconds (None: no limit; by default ``shutdown_timeout``). Any thread, any time,
-        also from a handler, which is not waited for, and from a signal handler. In the serving thread it returns at
-        once, and serve_forever does the work on its way out. Raises ValueError or TypeError for a code or reason
-        that may not be sent.
-        """
-        pack_close(code, reason)
-        self._shut_down(_Stop(Close(code, reason), Deadline(self.shutdown_timeout if timeout is ... else timeout)))
-
-    def server_close(self) -> None:
-        """End the listener, and all connections and handlers, within ``shutdown_timeout``."""
-        close = Close(CloseCode.GOING_AWAY)
-        self._close_at_end = True
-        self._shut_down(_Stop(close, Deadline(self.shutdown_timeout), wait=self.block_on_close))
-        if self._serving != threading.get_ident():
-            self._release()
-
     def reload_certificate(self) -> None:
         """Read the files of the server's ServerSSLContext anew; connections accepted from now on get what they say.
 
@@ -171,26 +125,9 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
 
     # To be overridden, as in socketserver
 
-    def server_bind(self) -> None:
-        """Bind; ``server_name`` is the host as it was given: no name server is asked."""
-        host = self.server_address[0]
-        if self.address_family == socket.AF_INET6 and host in ("", "::"):
-            with suppress(OSError):  # then IPv6 alone
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)
-        self.server_name = str(host)
-        self.server_port = int(self.server_address[1])
-
-    def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection; return its socket, never wrapped, and its address, an IPv4 one as such."""
-        request, address = socket.socket.accept(self.socket)  # an SSLSocket's own would do the handshake here
-        if self.address_family == socket.AF_INET6 and address[0].startswith("::ffff:") and "." in address[0]:
-            address = (address[0][len("::ffff:") :], address[1])
-        return request, address
-
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve the connection here; while it lasts, a deputy closes it if the server is shut down."""
-        with Deputy(self._begin_closing, self.registry.cut) as deputy:
+        with Deputy(self._phases) as deputy:
             self._deputy = deputy
             if (stop := self._stop) is not None:  # asked for before anybody knew of the deputy
                 deputy.order(stop)
@@ -221,14 +158,6 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
 
     # Accepting
 
-    def _choose_family(self, server_address: Any) -> None:
-        mro = type(self).__mro__
-        if any("address_family" in vars(kind) for kind in mro[: mro.index(WebSocketServer)]):
-            return
-        host = server_address[0]
-        if ":" in host or (host == "" and socket.has_dualstack_ipv6()):
-            self.address_family = socket.AF_INET6
-
     def _selector(self) -> selectors.BaseSelector:
         selector = selectors.PollSelector() if hasattr(selectors, "PollSelector") else selectors.SelectSelector()
         selector.register(self, selectors.EVENT_READ)
@@ -237,10 +166,13 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
 
     def _is_ready(self, selector: selectors.BaseSelector, timeout: float | None) -> bool:
         """Wait for a connection; False if there is none in time, or when woken."""
+        return self._is_called(selector, timeout) and self._stop is None
+
+    def _is_called(self, selector: selectors.BaseSelector, timeout: float | None) -> bool:
         ready = [key.fileobj for key, _ in selector.select(timeout)]
         if self._waker in ready:
             self._waker.drain()
-        return self in ready and self._stop is None
+        return self in ready
 
     def _handle_request_noblock(self) -> None:
         try:
@@ -249,6 +181,9 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
             self._accept_failed(error)
             return
         self._backoff.succeeded()
+        if self._barred.is_set():
+            self._refuse(request, "the server is shutting down")
+            return
         try:
             if not self._admit(request, client_address):
                 return
@@ -274,7 +209,7 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
             admission.leave(place)
             self._refuse(request, f"max_connections ({total}) reached")
         else:
-            self.registry.add(request, place)
+            self.registry.add(request, client_address, place)
             return True
         return False
 
@@ -306,63 +241,47 @@ class WebSocketServer(ConnectionVerbs, HTTPServer):
             self._logged[kind] = now
             self.log_message(format, *args)
 
-    # The end
+    # Beginning and end
+
+    def _drain(self, selector: selectors.BaseSelector, poll_interval: float) -> None:
+        """While connections may end by themselves, turn newcomers away; but those who may come to another process."""
+        stop = self._stop
+        if stop is None or stop.drain.passed():
+            return
+        if self.allow_reuse_port and not self._shared:
+            self._leave_port(selector, stop)
+        self.registry.start_draining(self._waker.wake)
+        self._barred.set()
+        while not (self._shared or self._stop is not stop or stop.drain.passed()):
+            if self.registry.wait(NOW, leaving=False):
+                return
+            left = stop.drain.left()
+            if self._is_called(selector, poll_interval if left is None else min(left, poll_interval)):
+                self._handle_request_noblock()
+            self._refusals.close_due()
+            self.service_actions()
+
+    def _leave_port(self, selector: selectors.BaseSelector, stop: Stop) -> None:
+        """Admit all who have come to our socket of a port that others have too, then close it."""
+        bar_newcomers(self.socket)
+        moment = Deadline(HANDSHAKE)
+        while not stop.drain.passed() and (self._is_called(selector, moment.left()) or not moment.passed()):
+            self._handle_request_noblock()
+            self._waker.wait(self._backoff.left())
+        selector.unregister(self)
+        self.socket.close()
+        self._shared = True
 
     def _begin_serving(self) -> None:
-        self._stopped.clear()
-        self._serving = threading.get_ident()
-        if self._stop is None:
-            self.registry.reopen()
+        super()._begin_serving()
         if self.socket.fileno() >= 0:
             self.socket.setblocking(False)
         if isinstance(self.socket, ssl.SSLSocket) and self.ssl_context is None:  # the idiom of the standard library
             self.ssl_context = self.socket.context
 
-    def _end_serving(self) -> None:
-        """Do the work of a shutdown; handlers that wait in it themselves are waited for last."""
-        stop = self._stop
-        if stop is not None:
-            self._end_connections(stop, leaving=False)
-        self._stop = self._serving = None
-        self._stopped.set()
-        if stop is not None:
-            self._end_connections(stop)
-        if self._close_at_end:
-            self._release()
-
-    def _shut_down(self, stop: _Stop) -> None:
-        # On the serving thread nothing but this may happen: a signal handler may have interrupted it anywhere.
-        self._stop = stop
-        self._waker.wake()
-        if (deputy := self._deputy) is not None:
-            deputy.order(stop)
-        me = threading.get_ident()
-        if self._serving == me:
-            return
-        handler = self.registry.leave(me)
-        self._stopped.wait(stop.deadline.left())
-        self._end_connections(stop, leaving=not handler)
-
-    def _end_connections(self, stop: _Stop, *, leaving: bool = True) -> None:
-        """Close all, wait for the handlers (with leaving=False: but those that wait here themselves), cut the rest."""
-        seconds = self._begin_closing(stop)
-        if not stop.wait:
-            return
-        if not self.registry.wait(Deadline(seconds), leaving=leaving):
-            self.registry.cut()
-            self.registry.wait(stop.deadline, leaving=leaving)
-
-    def _begin_closing(self, stop: _Stop) -> float | None:
-        """Begin to close all; return after how many seconds what remains is to be cut."""
-        self.registry.start_closing(stop.close)
-        left = stop.deadline.left()
-        return None if left is None else max(left - GRACE, left / 2)
-
     def _release(self) -> None:
-        """Close what the server itself has open."""
-        super().server_close()
+        super()._release()
         self._refusals.close_all()
-        self._waker.close()
 
 
 class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
@@ -394,10 +313,10 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
         finally:
             self._handlers.ending()
 
-    def _end_connections(self, stop: _Stop, *, leaving: bool = True) -> None:
+    def _end_connections(self, stop: Stop, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)
         if stop.wait:
-            self._handlers.join(stop.deadline, set() if leaving else self.registry.leaving_threads())
+            self._handlers.join(self._patience(stop), self.registry.threads_not_awaited(leaving))
 
 
 def _check_speaks_tls(handler: object) -> None:

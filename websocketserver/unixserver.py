@@ -16,10 +16,11 @@ if hasattr(socket, "AF_UNIX"):
     __all__ += ["ThreadingUnixWebSocketServer", "UnixWebSocketServer"]
 
     class UnixWebSocketServer(WebSocketServer):
-        """A WebSocketServer on a Unix socket; ``server_address`` is its path (str or bytes).
+        """A WebSocketServer on a Unix socket; ``server_address`` is its path (str or bytes), or the socket itself.
 
         A socket at that path on which nobody listens any more is replaced (``allow_reuse_address``); ours is
-        removed by ``server_close``. ``client_address`` is "" unless the client has bound its socket.
+        removed by ``server_close``, but not one that was given. ``client_address`` is "" unless the client has
+        bound its socket.
         """
 
         address_family = socket.AF_UNIX
@@ -33,8 +34,7 @@ if hasattr(socket, "AF_UNIX"):
             self.socket.bind(path)
             self._bound = path
             self.server_address = self.socket.getsockname()
-            self.server_name = os.fsdecode(path)
-            self.server_port = 0
+            self._set_names(path)
 
         def _release(self) -> None:
             super()._release()
