@@ -102,7 +102,7 @@ class TestAccepted:
 
     def test_gives_way_only_while_it_waits_for_a_request(self, ends: Any) -> None:
         admission = Admission()
-        accepted = Accepted(ends[0], admission)
+        accepted = Accepted(ends[0], admission=admission)
         for _ in range(2):
             accepted.await_request()
             assert list(admission._waiting) == [accepted]

@@ -224,7 +224,7 @@ class StrictHTTPRequestHandler(RequestLog):
         if self._resumed:
             self._resumed = False
             return True
-        self._accepted.await_request()
+        self._accepted.await_request(again=self._requests > 0)
         if self._requests == 0:
             return True  # the deadline of the head counts from accept
         if self._park():

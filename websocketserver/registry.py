@@ -72,7 +72,7 @@ class Accepted:
         self._sock: socket.socket | None = request if isinstance(request, socket.socket) else None
         self._connection: WebSocketConnection | None = None
         self._busy = False  # a request is being answered
-        self._fresh = True  # there has been none before
+        self._fresh = True  # it is, or will be, the first
         self._draining = False
         self._closing: Close | None = None
         self._is_cut = False
@@ -96,10 +96,10 @@ class Accepted:
             return self._connection.close_code != 1006
         return False if self._interrupted else None
 
-    def await_request(self) -> None:
-        """The handler waits for a request: if the server shuts down, this is cut at once."""
+    def await_request(self, again: bool = False) -> None:
+        """The handler waits for a request, or again for one: if the server shuts down, this is cut at once."""
         with self._lock:
-            self._fresh = self._fresh and not self._busy
+            self._fresh = not again
             self._busy = False
             if self._forwarded:
                 self._leave_place_locked()
