@@ -386,8 +386,7 @@ class TestDrain:
     def test_lets_connections_end_by_themselves(self, server_class: Any) -> None:
         with serving(server_class=server_class) as running, raw_client(running) as peer:
             handle = run_in_thread(running.server.shutdown, 10, drain=9)
-            if server_class is not WebSocketServer:
-                wait_until(running.server._barred.is_set)
+            wait_until(lambda: running.server.registry._draining)
             peer.frame(TEXT, b"x")
             assert peer.read_frame().payload == b"x"
             leave(peer)
@@ -473,8 +472,7 @@ class TestDrain:
     def test_ends_with_a_more_urgent_shutdown(self, server_class: Any) -> None:
         with serving(server_class=server_class) as running, raw_client(running) as peer:
             patient = run_in_thread(running.server.shutdown, 60, drain=50)
-            if server_class is not WebSocketServer:
-                wait_until(running.server._barred.is_set)
+            wait_until(lambda: running.server.registry._draining)
             urgent = run_in_thread(running.server.shutdown, 10)
             assert peer.read_close() == 1001
             leave(peer, 1001)
