@@ -461,6 +461,7 @@ class TestDrain:
             wait_until(lambda: events(running).count("/slow") == 2)
             handle = run_in_thread(running.server.shutdown, 10, drain=9)
             assert idle.recv(1) == b""
+            wait_until(lambda: all(accepted._draining for accepted in running.server.registry._all()))
             both.sendall(PAGE)
             go.set()
             assert b"204" in busy.recv(4096)
