@@ -2,8 +2,8 @@
 
     python3 -m tests.victim [--pool] [--tls FOLDER] [--descriptors 200] [--server NAME=VALUE] [--handler NAME=VALUE]
 
-It echoes, and answers GET with a page. A handler at /deaf takes no message until the connection has ended; the
-message "tell all" is answered with what a broadcast of 64 KiB to all others returned.
+It echoes, and answers GET with a page. A handler at /deaf takes no message until the connection has ended, but has
+them read into the inbox; the message "tell all" is answered with what a broadcast of 64 KiB to all others returned.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ import os
 import resource
 import ssl
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from websocketserver import PoolingWebSocketServer, State, ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver import (
+    ConnectionClosed,
+    PoolingWebSocketServer,
+    State,
+    ThreadingWebSocketServer,
+    WebSocketRequestHandler,
+)
 
 from .program import Program
 from .support import certificates
@@ -39,7 +44,8 @@ class Handler(WebSocketRequestHandler):
 
     def on_open(self) -> None:
         while self.path == "/deaf" and self.websocket.state is State.OPEN:
-            time.sleep(0.01)
+            with contextlib.suppress(TimeoutError, ConnectionClosed):
+                self.websocket.ping().wait(0.1)  # which reads what comes
 
     def on_message(self, message: str | bytes) -> None:
         if message == "tell all":
@@ -47,7 +53,7 @@ class Handler(WebSocketRequestHandler):
         self.websocket.send(message)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Thousands of lines would help nobody."""
+        """Thousands of lines would help nobody, and fill the pipe that nobody reads."""
 
 
 class Victim(Program):
@@ -81,6 +87,10 @@ class Victim(Program):
         """Return how many descriptors it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def threads(self) -> int:
+        """Return how many threads it has."""
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
     def memory(self, name: str = "VmRSS") -> int:
         """Return a figure of its memory, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -107,6 +117,7 @@ def main() -> None:
     parser.add_argument("--handler", action="append", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
     kind: Any = PoolingWebSocketServer if arguments.pool else ThreadingWebSocketServer
+    kind.log_message = Handler.log_message
     for owner, settings in ((kind, arguments.server), (Handler, arguments.handler)):
         for setting in settings:
             name, _, value = setting.partition("=")
