@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import ssl
 import textwrap
@@ -19,11 +20,15 @@ from websocketserver import (
     BasicAuth,
     HandshakeError,
     PerMessageDeflate,
+    PoolingWebSocketServer,
     Settings,
     ThreadingWebSocketServer,
     WebSocketClient,
     WebSocketRequestHandler,
+    WebSocketServer,
 )
+from websocketserver.httphandler import StrictHTTPRequestHandler
+from websocketserver.logs import RequestLog
 
 from .support import SOON, certificates, running_server
 
@@ -59,14 +64,48 @@ def test_every_page_is_in_a_table_of_contents() -> None:
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
-    page = (DOCS / "howto" / "limits.rst").read_text()
-    rows = dict(re.findall(r"^   \* - ``(\w+)``\n     - (.+)$", page, re.MULTILINE))
+    rows = limits()
+    servers = {name for name in own_settings(WebSocketServer, PoolingWebSocketServer) if name != "ssl_context"}
     assert {field.name for field in fields(Settings)} < set(rows)
+    assert own_settings(WebSocketRequestHandler, StrictHTTPRequestHandler, RequestLog) - {
+        "match",
+        "peer_certificate",
+    } <= set(rows)
+    assert servers <= set(rows)
     assert rows.pop("max_workers") == "CPUs + 4, at most 32"
     for name, text in rows.items():
-        owner = WebSocketRequestHandler if hasattr(WebSocketRequestHandler, name) else ThreadingWebSocketServer
-        default = 1 << 20 if text == "1 MiB" else eval(text, {"PerMessageDeflate": PerMessageDeflate})
-        assert getattr(owner, name) == default, name
+        if "." not in name:
+            owner = WebSocketRequestHandler if hasattr(WebSocketRequestHandler, name) else ThreadingWebSocketServer
+            assert getattr(owner, name) == value(text), name
+
+
+def test_every_fixed_limit_is_as_documented() -> None:
+    rows = {name: text for name, text in limits().items() if "." in name}
+    assert len(rows) > 10
+    for name, text in rows.items():
+        assert pkgutil.resolve_name(f"websocketserver.{name}") == value(text), name
+
+
+def limits() -> dict[str, str]:
+    """Return the rows of the page on limits: names and defaults."""
+    page = (DOCS / "reference" / "limits.rst").read_text()
+    return dict(re.findall(r"^   \* - ``([\w.]+)``\n     - (.+)$", page, re.MULTILINE))
+
+
+def value(text: str) -> Any:
+    if found := re.fullmatch(r"(\d+) ([KM])iB", text):
+        return int(found[1]) << {"K": 10, "M": 20}[found[2]]
+    return eval(text, {"PerMessageDeflate": PerMessageDeflate})
+
+
+def own_settings(*kinds: type) -> set[str]:
+    """Return the names of the public attributes that these classes define and that are no methods."""
+    return {
+        name
+        for kind in kinds
+        for name, value in vars(kind).items()
+        if not (name.startswith("_") or callable(value) or isinstance(value, (property, classmethod, staticmethod)))
+    }
 
 
 def test_every_program_of_the_tutorial_is_an_example() -> None:
