@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from websocketserver.protocol.events import AppEvent
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
 
-from .support import MS, SOON, frame, half, pipe, read_slowly, run_in_thread, wait_until
+from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
 
 KEY = b"\x01\x02\x03\x04"
 
@@ -30,6 +31,20 @@ def tls(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def soon_unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 10 * MS)
+
+
+OWN_CLOCK = Settings(ping_interval=100, ping_timeout=100)
+
+
+@pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer comes only when the test says so, at the time that it says: connection.visit(now)."""
+    monkeypatch.setattr(timer, "schedule", lambda *args: None)
+
+
+@pytest.fixture
+def seldom_unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
 
 
 def keepalive(interval: float, timeout: float) -> Settings:
@@ -57,7 +72,7 @@ class TestKeepalive:
             assert receiving.result() == "end"
 
     def test_two_ends_keep_each_other_alive_while_nobody_does_anything(self, tls: bool, soon_unattended: None) -> None:
-        settings = keepalive(20, 1000)
+        settings = keepalive(20, 60_000)
         with pipe(tls=tls, client=settings, server=settings) as ends:
             for end in ends:
                 wait_until(lambda end=end: end.latency is not None and end._pings._count > 3)  # type: ignore[misc]
@@ -92,34 +107,44 @@ class TestKeepalive:
             with pytest.raises(ConnectionClosed):
                 connection.recv(SOON)
 
-    def test_progress_of_a_blocked_send_proves_life(self, tls: bool) -> None:
-        data = bytes(3 << 20)
-        with half(tls=tls, settings=keepalive(20, 400)) as (connection, peer):
-            sending = run_in_thread(connection.send, data)
-            start = time.monotonic()
-            read_slowly(peer, len(data))  # and answer nothing
-            sending.result()
-            assert time.monotonic() - start > 400 * MS
+    def test_progress_of_a_blocked_send_proves_life(self, tls: bool, own_clock: None) -> None:
+        with half(tls=tls, settings=OWN_CLOCK) as (connection, peer):
+            begun = time.monotonic()
+            sending = run_in_thread(connection.send, bytes(8 << 20))
+            wait_until(lambda: connection._output.lock.locked() and connection._output.bytes_sent)
+            assert connection.visit(begun + 200) is not None  # a Ping is due, and waits behind the message
+            for number in range(3):
+                drained = connection._output.drained
+                while connection._output.drained == drained:
+                    assert peer.sock.recv(100_000)  # and answer nothing
+                assert connection.visit(begun + 301 + 100 * number) is not None
+                connection.visit(begun + 302 + 100 * number)  # a Ping
+            assert connection.visit(begun + 1000) is None
+            with pytest.raises(ConnectionClosed, match="Ping"):
+                sending.result()
 
-    def test_bytes_of_any_kind_prove_life(self) -> None:
-        with half(settings=keepalive(20, 300)) as (connection, peer):
-            receiving = run_in_thread(connection.recv, SOON)
-            for byte in frame(1, b"x" * 20, key=KEY):
+    def test_bytes_of_any_kind_prove_life(self, own_clock: None) -> None:
+        with half(settings=OWN_CLOCK) as (connection, peer):
+            begun = time.monotonic()
+            connection.visit(begun + 200)  # a Ping
+            for number, byte in enumerate(frame(1, b"x" * 5, key=KEY)):
                 peer.send(bytes([byte]))
-                threading.Event().wait(20 * MS)
-            assert receiving.result() == "x" * 20
+                assert connection.visit(begun + 301 + 100 * number) is not None
+                connection.visit(begun + 302 + 100 * number)  # a Ping
+            assert connection.recv(SOON) == "x" * 5
+            assert connection.visit(begun + 10_000) is None
 
-    def test_clock_stands_while_input_is_unread(self, soon_unattended: None) -> None:
+    def test_clock_stands_while_input_is_unread(self, own_clock: None) -> None:
         """The Pong may be in it."""
-        settings = Settings(ping_interval=20 * MS, ping_timeout=50 * MS, max_queue_size=1000)
-        with half(settings=settings) as (connection, peer):
+        with half(settings=dataclasses.replace(OWN_CLOCK, max_queue_size=1000)) as (connection, peer):
+            begun = time.monotonic()
             peer.send(b"".join(frame(2, bytes([number]) * 1000, key=KEY) for number in range(5)))
-            end = time.monotonic() + 250 * MS
-            wait_until(lambda: time.monotonic() > end)
-            assert connection.state is State.OPEN
             for number in range(5):
+                for later in (200, 400, 600):
+                    assert connection.visit(begun + 1000 * number + later) is not None
                 assert connection.recv(SOON) == bytes([number]) * 1000
-            wait_until(lambda: connection.state is State.CLOSED)  # now nothing is
+            assert connection.visit(begun + 4650) is not None
+            assert connection.visit(begun + 4750) is None  # now nothing is unread
 
     def test_none_sends_no_pings(self) -> None:
         with half(settings=Settings(ping_interval=None)) as (connection, _):
@@ -129,9 +154,8 @@ class TestKeepalive:
 class TestUnattended:
     """A long computation does not lose its connection."""
 
-    def test_comes_sooner_where_nobody_reads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_comes_sooner_where_nobody_reads(self, own_clock: None) -> None:
         """The peer may be waiting for us to read all that it sends, though we never found the socket full."""
-        monkeypatch.setattr(timer, "schedule", lambda *args: None)  # it comes only when we say so
         with half(settings=Settings(ping_interval=None)) as (connection, peer):
             assert connection._next_visit(0) == 1
             receiving = run_in_thread(connection.recv)
@@ -176,7 +200,7 @@ class TestUnattended:
             peer.sock.close()
             wait_until(lambda: connection.state is State.CLOSED)
 
-    def test_reads_on_behind_a_writer_that_left_input_unread(self, tls: bool) -> None:
+    def test_reads_on_behind_a_writer_that_left_input_unread(self, tls: bool, seldom_unattended: None) -> None:
         """The peer may be waiting for us to read all that it sends, and the writer is done."""
         unbounded = Settings(max_message_size=None, max_queue_size=None, ping_interval=None)
         with pipe(tls=tls, client=unbounded, server=unbounded) as (client, server):
@@ -184,10 +208,10 @@ class TestUnattended:
             wait_until(lambda: client._output.lock.locked() and client._output.bytes_sent)
             second = run_in_thread(server.send, bytes(16 << 20))
             first.result()
-            second.result(3)  # that is, in less than UNATTENDED
+            second.result()
             assert len(client.recv(SOON)) == 16 << 20
 
-    def test_comes_again_where_it_found_nothing_at_first(self) -> None:
+    def test_comes_again_where_it_found_nothing_at_first(self, seldom_unattended: None) -> None:
         """What the writer saw coming may come a moment later."""
         with half() as (connection, peer):
             assert connection._lock_output(Deadline(SOON))
@@ -195,9 +219,9 @@ class TestUnattended:
             connection._unlock_output()
             threading.Event().wait(20 * MS)
             peer.frame(1, b"late")
-            wait_until(lambda: connection._inbox, 3)  # that is, in less than UNATTENDED
+            wait_until(lambda: connection._inbox)
 
-    def test_reads_what_a_writer_saw_and_left(self) -> None:
+    def test_reads_what_a_writer_saw_and_left(self, seldom_unattended: None) -> None:
         with half() as (connection, peer):
             sending = run_in_thread(connection.send, bytes(8 << 20))
             wait_until(lambda: connection._output.lock.locked() and connection._output.bytes_sent)
@@ -207,7 +231,7 @@ class TestUnattended:
             peer.frame(1, b"unread")
             peer.read_frame()
             sending.result()
-            wait_until(lambda: connection._inbox, 3)  # that is, in less than UNATTENDED
+            wait_until(lambda: connection._inbox)
 
 
 def test_idle_connections_give_back_memory_though_pings_go_on(soon_unattended: None) -> None:
