@@ -7,6 +7,7 @@ import gc
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -67,7 +68,10 @@ class TestReceiving:
             assert connection.recv(SOON) == b"next"
             assert connection.stats.messages_received == 2
 
-    def test_of_one_huge_frame_no_more_than_a_piece_is_held(self, role: Role, tls: bool) -> None:
+    def test_of_one_huge_frame_no_more_than_a_piece_is_held(
+        self, role: Role, tls: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)  # the timer reads as much as it may
         size = 20 * MB
         with half(role, tls=tls, settings=Settings(max_message_size=None)) as (connection, peer):
             peer.send(frame(BINARY, key=bytes(4) if peer.masks else None, length=size))
@@ -412,12 +416,13 @@ class TestTheReceivingTurn:
             stream = connection.recv_fragments(SOON)
             assert next(stream) == data[:1]
             sending = run_in_thread(peer.send, data[1:])
-            ping = connection.ping()
-            with pytest.raises(TimeoutError):
-                run_in_thread(ping.wait, 100 * MS).result()
-            assert 100_000 <= connection._inbox_size <= 100_000 + 2 * READ_SIZE
+            waiting = run_in_thread(connection.ping(b"p").wait)
+            wait_until(lambda: connection._inbox_size >= 100_000 and connection._waiting)
+            assert connection._inbox_size <= 100_000 + 2 * READ_SIZE
             assert data[:1] + b"".join(stream) == data  # type: ignore[arg-type]
             sending.result()
+            peer.frame(PONG, b"p")
+            waiting.result()
 
     def test_a_thread_may_go_on_where_another_has_begun(self) -> None:
         with half() as (connection, peer):
@@ -571,15 +576,19 @@ class TestFailing:
             with pytest.raises(ConnectionClosed):
                 connection.send("next")
 
-    def test_a_slow_source_runs_into_the_deadline(self) -> None:
+    def test_a_slow_source_runs_into_the_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        monkeypatch.setattr("websocketserver.fragments.Deadline", partial(Deadline, clock=lambda: now))
+
         def pieces() -> Iterator[str]:
+            nonlocal now
             yield "one"
-            threading.Event().wait(60 * MS)
+            now = 51.0
             yield "two"
 
         with half() as (connection, peer):
             with pytest.raises(TimeoutError, match="closed"):
-                connection.send_fragments(pieces(), timeout=50 * MS)
+                connection.send_fragments(pieces(), timeout=50)
             assert peer.read_frame()[:3] == (TEXT, b"one", False)
             assert peer.read_close() == 1011
 
