@@ -437,7 +437,7 @@ def running_server(
         try:
             yield running
         finally:
-            run_in_thread(server.shutdown).result(15)
+            run_in_thread(server.shutdown).result(2 * SOON)
             thread.result()
     if running.errors and not errors_expected:
         raise AssertionError("a handler raised") from running.errors[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +18,7 @@ from .support import SOON, run_in_thread, socket_pair, wait_until
 class TestWaker:
     def test_ends_a_wait_that_is_under_way(self) -> None:
         waker = Waker()
-        waiting = run_in_thread(waker.wait, SOON * 2)
+        waiting = run_in_thread(waker.wait, 1000)
         waker.wake()
         waiting.result()
         waker.close()
@@ -27,9 +26,7 @@ class TestWaker:
     def test_ends_the_next_wait_if_nobody_waits(self) -> None:
         waker = Waker()
         waker.wake()
-        began = time.monotonic()
-        waker.wait(SOON)
-        assert time.monotonic() - began < 1
+        run_in_thread(waker.wait, 1000).result()
         waker.drain()
         waker.wait(0)
         waker.close()
@@ -120,9 +117,7 @@ class TestThreads:
         threads, go = Threads(), threading.Event()
         thread = threading.Thread(target=go.wait)
         threads.start(thread)
-        began = time.monotonic()
-        threads.join(Deadline(SOON), {thread.ident})
-        assert time.monotonic() - began < 1
+        run_in_thread(threads.join, Deadline(1000), {thread.ident}).result()
         go.set()
         threads.join(Deadline(SOON), set())
 
@@ -201,8 +196,6 @@ def test_nothing_here_waits_for_a_client() -> None:
     ours, theirs = socket_pair(tcp=True)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with theirs:
-        began = time.monotonic()
-        refusals.add(ours, bytes(10_000_000))
-        refusals.close_all()
-        assert time.monotonic() - began < 1
+        run_in_thread(refusals.add, ours, bytes(10_000_000)).result()
+        run_in_thread(refusals.close_all).result()
     wait_until(lambda: ours.fileno() == -1)

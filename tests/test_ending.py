@@ -58,12 +58,11 @@ class TestShutdown:
 
     @pytest.mark.parametrize("timeout", [0, 0.3])
     def test_cuts_who_does_not_answer_within_its_timeout(self, server_class: Any, timeout: float) -> None:
-        with serving(server_class=server_class) as running, raw_client(running) as peer:
+        with serving(server_class=server_class, close_timeout=60) as running, raw_client(running) as peer:
+            running.server.shutdown_timeout = 60
             peer.frame(TEXT, b"x")
             peer.read_frame()
-            began = time.monotonic()
-            running.server.shutdown(timeout)
-            assert time.monotonic() - began < timeout + 1
+            run_in_thread(running.server.shutdown, timeout).result()
             wait_until(lambda: len(running.server.registry) == 0)
             peer.read_to_end()
         assert events(running)[-1][0] == 1006
@@ -91,14 +90,12 @@ class TestShutdown:
 
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
     def test_cuts_half_open_handshakes_at_once(self, tls: bool) -> None:
-        with serving(tls=tls) as running, contextlib.ExitStack() as stack:
+        with serving(tls=tls, handshake_timeout=60) as running, contextlib.ExitStack() as stack:
             for _ in range(5):
                 sock = stack.enter_context(connected(running))
                 sock.sendall(b"\x16\x03\x01" if tls else b"GET / HTTP/1.1\r\nHo")
             wait_until(lambda: len(running.server.registry) == 5)
-            began = time.monotonic()
-            running.server.shutdown()
-            assert time.monotonic() - began < 2
+            run_in_thread(running.server.shutdown, 60).result()
             assert len(running.server.registry) == 0
 
     def test_cuts_connections_that_are_kept_alive_at_once(self) -> None:
@@ -112,9 +109,7 @@ class TestShutdown:
         with serving(Handler) as running, connected(running) as sock:
             sock.sendall(PAGE)
             assert b"204" in sock.recv(4096)
-            began = time.monotonic()
-            running.server.shutdown()
-            assert time.monotonic() - began < 2
+            run_in_thread(running.server.shutdown, 60).result()
             assert read_to_end(sock) == b""
 
     def test_from_a_handler(self, server_class: Any) -> None:
@@ -139,9 +134,9 @@ class TestShutdown:
                 self.server.shutdown()
                 self.events.append("returned")
 
-        with serving(Handler) as running, contextlib.ExitStack() as stack:
+        with serving(Handler, close_timeout=60) as running, contextlib.ExitStack() as stack:
+            running.server.shutdown_timeout = 60
             peers = [stack.enter_context(raw_client(running)) for _ in range(3)]
-            began = time.monotonic()
             for peer in peers[:2]:
                 peer.frame(TEXT, b"stop")
             for peer in peers:
@@ -149,7 +144,6 @@ class TestShutdown:
                 leave(peer, 1001)
             assert running.server._stopped.wait(SOON)
             wait_until(lambda: len(running.server.registry) == 0)
-            assert time.monotonic() - began < 3
         assert events(running).count("returned") == 2
 
     def test_from_the_method_of_a_request(self, server_class: Any) -> None:
@@ -202,12 +196,13 @@ class TestShutdown:
 
             signal.signal(signal.SIGTERM, lambda *args: server.shutdown())
             with {kind}(("127.0.0.1", 0), Handler) as server:
+                server.shutdown_timeout = 60
                 thread = threading.Thread(target=client)
                 thread.start()
                 began = time.monotonic()
                 server.serve_forever()
                 thread.join()
-                print("in time", time.monotonic() - began < 3)
+                print("in time", time.monotonic() - began < 30)
         """)
         assert sorted(done.stdout.splitlines()) == ["in time True", "messages [] 1001", "on_close 1001"], done
         assert done.returncode == 0
@@ -234,7 +229,7 @@ class TestShutdown:
                 waiting = threading.Thread(target=client)
                 waiting.start()
                 os.kill(os.getpid(), signal.SIGTERM)
-                thread.join(3)
+                thread.join(30)
                 print(thread.is_alive())
                 waiting.join()
         """)
@@ -242,10 +237,8 @@ class TestShutdown:
 
     def test_before_serving_is_remembered(self, server_class: Any) -> None:
         with server_class(("127.0.0.1", 0), Quiet) as server:
-            began = time.monotonic()
             server.shutdown()
             run_in_thread(server.serve_forever).result()
-            assert time.monotonic() - began < 2
 
     def test_twice_and_after_the_end(self, server_class: Any) -> None:
         Handler = type("Own", (Quiet,), {"events": [], "lines": []})
@@ -275,14 +268,15 @@ class TestShutdown:
         class Handler(Quiet):
             def on_message(self, message: str | bytes) -> None:
                 self.events.append("stuck")
-                go.wait(2 * SOON)
+                go.wait(60)
 
         with serving(Handler) as running, raw_client(running) as peer:
             peer.frame(TEXT, b"x")
             wait_until(lambda: "stuck" in events(running))
+            running.server.shutdown_timeout = 60
             began = time.monotonic()
-            running.server.shutdown(0.3)
-            assert 0.2 < time.monotonic() - began < 2
+            run_in_thread(running.server.shutdown, 0.3).result()
+            assert time.monotonic() - began > 0.2
             go.set()
             peer.read_to_end()
             wait_until(lambda: len(running.server.registry) == 0)
@@ -331,14 +325,13 @@ class TestServerClose:
         class Handler(Quiet):
             def on_message(self, message: str | bytes) -> None:
                 self.events.append("stuck")
-                go.wait(SOON)
+                go.wait(60)
 
-        with serving(Handler, server_attributes={"block_on_close": False}) as running, raw_client(running) as peer:
+        attributes = {"block_on_close": False, "shutdown_timeout": 60}
+        with serving(Handler, server_attributes=attributes) as running, raw_client(running) as peer:
             peer.frame(TEXT, b"x")
             wait_until(lambda: "stuck" in events(running))
-            began = time.monotonic()
-            running.server.server_close()
-            assert time.monotonic() - began < 1
+            run_in_thread(running.server.server_close).result()
             assert peer.read_close() == 1001
             leave(peer, 1001)
             go.set()
