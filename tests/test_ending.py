@@ -336,6 +336,38 @@ class TestServerClose:
             leave(peer, 1001)
             go.set()
 
+    @pytest.mark.parametrize("started", [False, True])
+    def test_after_an_interrupt_of_a_threads_start(self, monkeypatch: pytest.MonkeyPatch, started: bool) -> None:
+        """Ctrl-C while a handler's thread is being started, which runs already or never will."""
+        Handler = type("Own", (Quiet,), {"events": [], "lines": []})
+        start = threading.Thread.start
+
+        def interrupted(thread: threading.Thread) -> None:
+            if "process_request" not in thread.name:
+                return start(thread)
+            if started:
+                start(thread)
+                wait_until(lambda: Handler.events)  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        server = ThreadingWebSocketServer(("127.0.0.1", 0), Handler)
+        handle = run_in_thread(server.serve_forever)
+        with socket.create_connection(server.server_address, SOON) as sock, RawPeer(sock, masks=True) as peer:
+            peer.send(opening_request())
+            with pytest.raises(KeyboardInterrupt):
+                handle.result()
+            closing = run_in_thread(server.server_close)
+            if started:
+                peer.read_until(b"\r\n\r\n")
+                assert peer.read_close() == 1001
+                leave(peer, 1001)
+            else:
+                assert peer.read_to_end() == b""
+            closing.result()
+        assert not server.registry
+        assert not [thread for thread in threading.enumerate() if "process_request" in thread.name]
+
     def test_after_an_interrupt_ends_the_connections(self) -> None:
         done = run_program("""
             import os, signal, threading

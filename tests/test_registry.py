@@ -47,6 +47,17 @@ def is_cut(theirs: socket.socket) -> bool:
 
 
 class TestAccepted:
+    def test_is_served_by_the_thread_that_begins_before_it_is_given_up(self, ends: Any) -> None:
+        accepted = Accepted(ends[0])
+        assert run_in_thread(accepted.begin).result()
+        assert not accepted.give_up()
+        accepted = Accepted(ends[0])
+        assert accepted.give_up()
+        assert not run_in_thread(accepted.begin).result()
+        accepted = Accepted(ends[0])
+        assert accepted.begin()
+        assert accepted.give_up()  # this thread's own: it was interrupted
+
     def test_is_cut_at_once_while_it_waits_for_a_request(self, ends: Any) -> None:
         accepted = Accepted(ends[0])
         accepted.start_closing(GOING_AWAY)

@@ -133,7 +133,7 @@ class Threads:
             self._threads.add(thread)
         try:
             thread.start()
-        except BaseException:
+        except (RuntimeError, MemoryError):  # where anything else interrupts this, it may be running
             with self._lock:
                 self._threads.discard(thread)
             raise
@@ -154,7 +154,7 @@ class Threads:
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
-            if thread is not threading.current_thread() and thread.ident not in but:
+            if thread.is_alive() and thread is not threading.current_thread() and thread.ident not in but:
                 thread.join(deadline.left())
         self.reap()
 

@@ -74,9 +74,23 @@ class Accepted:
         self._busy = False  # a request is being answered
         self._fresh = True  # it is, or will be, the first
         self._draining = False
+        self._given_up = False
         self._closing: Close | None = None
         self._is_cut = False
         self._interrupted = False  # it was cut while busy
+
+    def begin(self) -> bool:
+        """The calling thread is going to serve it; return False if it was given up before that."""
+        with self._lock:
+            if not self._given_up:
+                self.thread = threading.get_ident()
+            return not self._given_up
+
+    def give_up(self) -> bool:
+        """Nobody is to serve it any more; return False if another thread does already."""
+        with self._lock:
+            self._given_up = self.thread in (None, threading.get_ident())
+            return self._given_up
 
     @property
     def connection(self) -> WebSocketConnection | None:

@@ -139,9 +139,8 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make the handler, which serves the connection."""
         accepted = self.registry.get(request)
-        if accepted is not None:
-            accepted.thread = threading.get_ident()
-        super().finish_request(request, client_address)
+        if request.fileno() >= 0 if accepted is None else accepted.begin():
+            super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """Close the socket, unless it is a WebSocket connection's."""
@@ -194,8 +193,10 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
         except Exception:
             self.handle_error(request, client_address)
             self.shutdown_request(request)
-        except BaseException:
-            self.shutdown_request(request)
+        except BaseException:  # Ctrl-C, perhaps while its thread was being started: that one may be serving it by now
+            accepted = self.registry.get(request)
+            if accepted is None or accepted.give_up():
+                self.shutdown_request(request)
             raise
 
     def _admit(self, request: Any, client_address: Any) -> bool:
