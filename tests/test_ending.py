@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from websocketserver.pooling import PoolingWebSocketServer
-from websocketserver.server import WebSocketServer
+from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
 from .support import SOON, RawPeer, opening_request, raw_client, run_in_thread, wait_until
 from .test_handler import Quiet, events, leave, lines, serving
