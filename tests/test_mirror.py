@@ -18,6 +18,7 @@ WITHOUT_SOURCE = {
     "test_exports.py",
     "test_kit.py",  # of support.py
     "test_faults.py",  # of faults.py, and two peers against each other
+    "test_fuzz.py",  # of fuzz/
     "test_soak.py",  # of soak.py
     "test_examples.py",
     "test_private_extension.py",  # of an example
