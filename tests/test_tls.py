@@ -28,6 +28,7 @@ from websocketserver import (
 )
 from websocketserver.tls import client_context, end_refused, failure
 
+from . import stress_duplex
 from .support import (
     SOON,
     RawPeer,
@@ -560,6 +561,16 @@ class TestHostile:
             done = subprocess.run(command, input=b"R\n", capture_output=True, timeout=SOON)
             assert b"RENEGOTIATING" in done.stdout + done.stderr
             assert b"no renegotiation" in done.stderr
+
+
+@both_servers
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(8, marks=pytest.mark.slow)])
+def test_many_threads_send_and_receive_at_once(server_class: type, seconds: float) -> None:
+    """R47. For minutes: python3 -m tests.stress_duplex"""
+    figures = stress_duplex.run(seconds, 4, server_class)
+    assert figures["errors"] == []
+    assert figures["messages"] > 20
+    assert figures["pings"]
 
 
 class TestTheEnd:
