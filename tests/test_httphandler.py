@@ -184,6 +184,34 @@ class TestDeadlines:
             assert read_to_end(sock).endswith(b"\r\n\r\n/")
         assert len(lines(running)) == 1  # of the request itself
 
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    @pytest.mark.parametrize("before", [b"", PAGE], ids=["first", "further"])
+    def test_of_a_head_that_comes_too_slowly(self, tls: bool, before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("websocketserver.streams.GRACE", 0.2)
+        with serving(Page, handshake_timeout=60, timeout=60, tls=tls) as running, connected(running) as raw:
+            context = certificates().client
+            sock = context.wrap_socket(raw, server_hostname="localhost") if tls else raw
+            with sock:
+                sock.sendall(before)
+                if before:
+                    read_until(sock, b"\r\n\r\n/")
+                for byte in b"GET /":
+                    sock.sendall(bytes([byte]))
+                assert read_to_end(sock) == b""
+            wait_until(lambda: any("timed out" in line for line in lines(running)))
+        assert len(lines(running)) == len(before[:1]) + 1
+
+    def test_of_a_head_is_as_long_as_it_comes_fast_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("websocketserver.streams.GRACE", 0.05)
+        with serving(Page, handshake_timeout=60, minimum_rate=10) as running, connected(running) as sock:
+            sock.sendall(PAGE[:-2] + b"X: " + bytes(b"x" * 1000))
+            sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            sock.settimeout(SOON)
+            sock.sendall(b"\r\n\r\n")
+            assert read_until(sock, b"\r\n\r\n/").startswith(b"HTTP/1.1 200")
+
     def test_of_a_second_head(self) -> None:
         with serving(Page, handshake_timeout=0.2) as running, connected(running) as sock:
             sock.sendall(PAGE + b"GET")
@@ -406,7 +434,7 @@ class TestTls:
 class TestTlsWhereThereIsNone:
     def test_is_answered_at_once_with_400(self) -> None:
         """It may hold no end of a line, and the client waits for an answer."""
-        with serving(Page, handshake_timeout=60) as running, connected(running) as sock:
+        with serving(Page, handshake_timeout=60, minimum_rate=None) as running, connected(running) as sock:
             sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
             assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
         assert lines(running) == ['"" 400 this port does not speak TLS: use http:// or ws://']

@@ -23,6 +23,8 @@ import pytest
 
 from websocketserver import ConnectionClosed, PoolingWebSocketServer, State, WebSocketClient
 from websocketserver import pool as pool_module
+from websocketserver.deadline import Deadline
+from websocketserver.streams import Rate
 
 from .support import (
     MS,
@@ -544,6 +546,18 @@ class TestHTTP:
                 for sock in socks:
                     assert read_to_end(sock) == b""
                 echo(peer, b"y")
+
+    def test_the_time_of_a_further_head_begins_with_it(self) -> None:
+        with pooled(Page) as running, connected(running) as sock:
+            sock.sendall(PAGE)
+            read_until(sock, ANSWER)
+            wait_until(lambda: away(running) == 0 and tenants(running))
+            [tenant] = tenants(running)
+            tenant._rate = Rate(Deadline(0), None)  # that of the first is over
+            sock.sendall(PAGE[:9])
+            wait_until(lambda: tenant._head.received)
+            sock.sendall(PAGE[9:])
+            assert read_until(sock, ANSWER).startswith(b"HTTP/1.1 200")
 
     def test_a_head_byte_by_byte_is_a_head(self) -> None:
         with pooled() as running, connected(running) as sock:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from websocketserver.deadline import Deadline
-from websocketserver.streams import LINGER_SIZE, SLICE, AfterUpgrade, Link, Pace, SocketReader, SocketWriter
+from websocketserver.streams import (
+    GRACE,
+    LINGER_SIZE,
+    SLICE,
+    AfterUpgrade,
+    Link,
+    Pace,
+    Rate,
+    SocketReader,
+    SocketWriter,
+)
 
 from .support import SOON, run_in_thread, socket_pair
 
@@ -43,6 +53,49 @@ class TestPace:
         pace = Pace(None)
         pace.count(waited=1000, moved=0)
         assert pace.left() is None
+
+
+class TestRate:
+    @pytest.fixture
+    def clock(self) -> Callable[[], float]:
+        self.now = 100.0
+        return lambda: self.now
+
+    def test_leaves_the_deadline_alone_until_something_comes(self, clock: Callable[[], float]) -> None:
+        rate = Rate(Deadline(10, clock), 500, clock)
+        rate.count(waited=4, moved=0)
+        assert rate.left() == 10
+        self.now += 10
+        assert rate.left() == 0
+
+    def test_counts_from_the_first_byte(self, clock: Callable[[], float]) -> None:
+        rate = Rate(Deadline(10, clock), 500, clock)
+        self.now += 2
+        rate.count(waited=2, moved=1)
+        assert rate.left() == pytest.approx(GRACE + 0.002)
+        self.now += 1
+        rate.count(waited=1, moved=1)
+        assert rate.left() == pytest.approx(GRACE + 0.004 - 1)
+
+    def test_leaves_a_second_for_every_minimum_but_no_more_than_the_deadline(self, clock: Callable[[], float]) -> None:
+        rate = Rate(Deadline(10, clock), 500, clock)
+        rate.count(waited=0, moved=1000)
+        assert rate.left() == pytest.approx(GRACE + 2)
+        rate.count(waited=0, moved=1000)
+        assert rate.left() == pytest.approx(GRACE + 4)
+        rate.reach(8000)
+        assert rate.left() == 10
+
+    def test_without_a_minimum_is_the_deadline(self, clock: Callable[[], float]) -> None:
+        rate = Rate(Deadline(None, clock), None, clock)
+        rate.count(waited=5, moved=1)
+        assert rate.left() is None
+
+    def test_alone_bounds_what_has_no_deadline(self, clock: Callable[[], float]) -> None:
+        rate = Rate(Deadline(None, clock), 500, clock)
+        assert rate.left() is None
+        rate.reach(1)
+        assert rate.left() == pytest.approx(GRACE + 0.002)
 
 
 class TestReading:

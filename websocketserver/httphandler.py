@@ -33,7 +33,7 @@ from .protocol.headers import (
     take_request_head,
 )
 from .registry import Accepted, Registry
-from .streams import Link, Pace, SocketReader, SocketWriter
+from .streams import Link, Pace, Rate, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate
 
 __all__ = ["StrictHTTPRequestHandler"]
@@ -50,6 +50,8 @@ class StrictHTTPRequestHandler(RequestLog):
 
     #: Seconds for TLS and the first request head, counted from accept, and for each further head from its first byte.
     handshake_timeout: ClassVar[float | None] = 10
+    #: Bytes a second in which a request head must come once it has begun, beyond 3 seconds; None: at any rate.
+    minimum_rate: ClassVar[float | None] = 500
     #: Seconds of waiting for the peer in bodies and answers, for every 64 KiB, and for the next request to begin.
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
@@ -86,7 +88,7 @@ class StrictHTTPRequestHandler(RequestLog):
         self._requests = 0
         self._resumed = False  # a further request is here, a pool has waited for it
         self.connection = self.request
-        self._link = Link(self.request, self._handshake_deadline())
+        self._link = Link(self.request, self._handshake_limit())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
         self._set_nagle()
         self._accepted.await_request()
@@ -235,7 +237,7 @@ class StrictHTTPRequestHandler(RequestLog):
                 return False
         except TimeoutError:  # kept alive for long enough
             return False
-        self._link.limit = Deadline(self.handshake_timeout)
+        self._link.limit = Rate(Deadline(self.handshake_timeout), self.minimum_rate)
         return True
 
     def _take_head(self) -> RequestHead | None:
@@ -373,7 +375,7 @@ class StrictHTTPRequestHandler(RequestLog):
     def resume(self, received: bytes) -> None:
         """For a pool: serve the request that these bytes begin with."""
         self._set_reader(received)
-        self._link.limit = self._handshake_deadline()
+        self._link.limit = self._handshake_limit()
         self._resumed = True
         self.handle()
 
@@ -422,10 +424,12 @@ class StrictHTTPRequestHandler(RequestLog):
     def headers(self, headers: HTTPMessage) -> None:
         self._headers = headers
 
-    def _handshake_deadline(self) -> Deadline:
-        if self.handshake_timeout is None:
-            return Deadline(None)
-        return Deadline(self.handshake_timeout - (time.monotonic() - self._accepted.since))
+    def _handshake_limit(self) -> Deadline | Rate:
+        if self._accepted.late:
+            return Deadline(0)
+        timeout = self.handshake_timeout
+        left = None if timeout is None else timeout - (time.monotonic() - self._accepted.since)
+        return Rate(Deadline(left), self.minimum_rate)
 
     def _set_nagle(self) -> None:
         with contextlib.suppress(OSError):  # not TCP, or gone

@@ -26,7 +26,7 @@ from .protocol.closecodes import CloseCode
 from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
-from .streams import LINGER_SIZE, LINGER_TIME
+from .streams import LINGER_SIZE, LINGER_TIME, Rate
 from .tls import end_refused, failure
 from .transport import DONT_WAIT
 
@@ -125,8 +125,8 @@ class _Client(Tenant):
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
         self._upgraded: WebSocketRequestHandler | None = None  # the same, once its connection is a WebSocket
         self._connection: WebSocketConnection | None = None  # that one's
-        timeout = getattr(server.RequestHandlerClass, "handshake_timeout", StrictHTTPRequestHandler.handshake_timeout)
-        self.expires = None if timeout is None else self._accepted.since + timeout
+        self._rate = _rate(server.RequestHandlerClass, self._accepted.since)  # of the next head
+        self.expires = self._rate.deadline.at
         self._flags = DONT_WAIT if self._secure else 0
         self._unblock()
         self._accepted.await_request()
@@ -215,12 +215,16 @@ class _Client(Tenant):
     def _is_late(self) -> bool:
         """There is no whole head yet: return whether the handler is to see that, because time is up."""
         now = time.monotonic()
-        if self._idle and self._head.received and self._handler is not None:  # the first bytes of a further head
-            self._idle = False
-            self._accepted.since = now
-            self._expect(self._handler.handshake_timeout)
+        if self._head.received:
+            if self._idle:  # the first bytes of a further head
+                self._idle = False
+                self._accepted.since = now
+                self._rate = _rate(self._handler, now)
+            self._rate.reach(len(self._head.received))
+            self._expect_at(self._rate.deadline.at)
         if self.expires is None or now < self.expires:
             return False
+        self._accepted.late = self._secure
         if not self._secure:
             self._give_up(TimeoutError("timed out"))
         return self._secure
@@ -257,7 +261,7 @@ class _Client(Tenant):
 
     def _unblock(self) -> None:
         """Let nothing that is read here wait for the peer."""
-        if (self._sock.gettimeout() is None) is not bool(self._flags):
+        if self._sock.gettimeout() != (None if self._flags else 0.0):
             self._sock.setblocking(bool(self._flags))  # with the flag it does not block in any case
 
     def _resume(self, handler: StrictHTTPRequestHandler, received: bytes) -> None:
@@ -272,7 +276,10 @@ class _Client(Tenant):
                 type(handler).finish(handler)
 
     def _expect(self, seconds: float | None) -> None:
-        self.expires = None if seconds is None else time.monotonic() + seconds
+        self._expect_at(None if seconds is None else time.monotonic() + seconds)
+
+    def _expect_at(self, moment: float | None) -> None:
+        self.expires = moment
         self._pool.expect(self)
 
     # For the handler
@@ -284,7 +291,11 @@ class _Client(Tenant):
         if isinstance(handler, WebSocketRequestHandler) and handler.is_upgraded():
             return
         self._accepted.since = time.monotonic()
-        self._expect(handler.timeout if self._idle else handler.handshake_timeout)
+        if self._idle:
+            self._expect(handler.timeout)
+        else:
+            self._rate = _rate(handler, self._accepted.since)
+            self._expect_at(self._rate.deadline.at)
 
     def linger(self) -> None:
         self._lingering = LINGER_SIZE
@@ -360,6 +371,13 @@ class _Client(Tenant):
             self._server.shutdown_request(self._request)
             if connection is None and self._accepted.tls is not None:
                 self._accepted.tls.close()
+
+
+def _rate(handler: object, began: float) -> Rate:
+    """Return the limit of a request head that began at this moment; the handler may be any callable."""
+    timeout = getattr(handler, "handshake_timeout", StrictHTTPRequestHandler.handshake_timeout)
+    minimum = getattr(handler, "minimum_rate", StrictHTTPRequestHandler.minimum_rate)
+    return Rate(Deadline(None if timeout is None else timeout - (time.monotonic() - began)), minimum)
 
 
 class _Head:

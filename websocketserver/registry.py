@@ -49,8 +49,9 @@ class Accepted:
     ``address`` is the client's, ``since`` when it was accepted, or a further request began (``time.monotonic``),
     ``thread`` which thread runs its handler, ``leaving`` whether that handler waits in ``shutdown`` itself,
     ``given_up`` whether a shutdown has waited for it in vain. For servers that read request heads themselves:
-    ``received`` is what they have read, ``tls`` the socket as they have wrapped it, ``parking`` where a handler
-    goes instead of waiting. These are written by whoever serves it, but for ``leaving`` and ``given_up``.
+    ``received`` is what they have read, ``late`` whether time is up for the rest, ``tls`` the socket as they have
+    wrapped it, ``parking`` where a handler goes instead of waiting. These are written by whoever serves it, but for
+    ``leaving`` and ``given_up``.
     ``admission`` counts it, at ``place``.
     """
 
@@ -63,6 +64,7 @@ class Accepted:
         self.leaving = False
         self.given_up = False
         self.received = b""
+        self.late = False
         self.tls: ssl.SSLSocket | None = None
         self.parking: Parking | None = None
         self._admission = admission or Admission()

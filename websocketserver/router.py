@@ -86,7 +86,7 @@ class Router:
     client's first subprotocol; else its second, and so on. Any other request goes to the first whose path
     matches and whose class has the ``do_...`` method. What no route is for is answered 404.
 
-    ``handler_class`` runs functions: its settings are theirs. Its ``handshake_timeout``, ``timeout``,
+    ``handler_class`` runs functions: its settings are theirs. Its ``handshake_timeout``, ``minimum_rate``, ``timeout``,
     ``trusted_proxies``, ``allowed_hosts`` and logging also hold until a route is chosen. A handler is made for
     one request: a connection that is kept alive makes one for each.
 
@@ -97,6 +97,7 @@ class Router:
         _check_class(handler_class)
         self._handler_class = handler_class
         self.handshake_timeout = handler_class.handshake_timeout  #: seconds; for servers that read heads themselves
+        self.minimum_rate = handler_class.minimum_rate  #: bytes a second, likewise
         self.trusted_proxies = handler_class.trusted_proxies  #: for servers that count clients by their addresses
         self._lock = threading.Lock()  # guards changes of _mounted, which is replaced and never modified
         self._mounted: tuple[_Mounted, ...] = ()

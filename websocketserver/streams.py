@@ -3,7 +3,7 @@
 Owns     the time limit of whatever waits for the peer, and the memory of how the socket failed.
 Never    closes the socket, and is for one thread: this phase is blocking.
 
-A limit is a Deadline, for a whole request head, or a Pace, for bodies of any length. Both are
+A limit is a Deadline, a Rate, for a request head, or a Pace, for bodies of any length. All are
 limits on the whole: a peer that sends a byte now and then does not renew them.
 """
 
@@ -22,12 +22,13 @@ from .transport import DONT_WAIT, shutdown
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["LINGER_SIZE", "LINGER_TIME", "AfterUpgrade", "Link", "Pace", "SocketReader", "SocketWriter"]
+__all__ = ["LINGER_SIZE", "LINGER_TIME", "AfterUpgrade", "Link", "Pace", "Rate", "SocketReader", "SocketWriter"]
 
 SLICE = 64 * 1024
 LOOK_SIZE = 8 * 1024
 LINGER_SIZE = 1 << 20  # bytes of unread input that are read and forgotten so that an answer arrives
 LINGER_TIME = 2.0
+GRACE = 3.0  # seconds that a minimum rate leaves in any case: a segment that is lost is sent again in one or two
 
 
 class Pace:
@@ -54,6 +55,39 @@ class Pace:
             self._left = max(0.0, self._left - waited)
 
 
+class Rate:
+    """A deadline and, from the first byte on, a minimum rate: GRACE seconds, and one for every ``minimum`` bytes.
+
+    ``minimum`` None: the deadline alone. ``deadline`` is what follows from both so far.
+    """
+
+    def __init__(self, deadline: Deadline, minimum: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.deadline = deadline
+        self._whole = deadline
+        self._minimum = minimum
+        self._began: float | None = None
+        self._total = 0
+
+    def left(self) -> float | None:
+        """Return how many seconds the next wait may last."""
+        return self.deadline.left()
+
+    def count(self, waited: float, moved: int) -> None:
+        """Take account of one wait, whatever it lasted, and the bytes it brought."""
+        self.reach(self._total + moved)
+
+    def reach(self, total: int) -> None:
+        """So many bytes have come in all."""
+        if self._minimum is None or total == self._total:
+            return
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+        self._total = total
+        self.deadline = self._whole.sooner(self._began + GRACE + total / self._minimum - now)
+
+
 class Link:
     """A connected socket (or SSLSocket) under one time limit, which may be replaced at any time.
 
@@ -61,7 +95,7 @@ class Link:
     peer's is told from one of the application's.
     """
 
-    def __init__(self, sock: socket.socket, limit: Deadline | Pace) -> None:
+    def __init__(self, sock: socket.socket, limit: Deadline | Pace | Rate) -> None:
         self.sock = sock
         self.limit = limit
         self.error: OSError | None = None
@@ -160,7 +194,7 @@ class Link:
         self.sock.settimeout(left)
 
     def _count(self, began: float, moved: int) -> None:
-        if isinstance(self.limit, Pace):
+        if not isinstance(self.limit, Deadline):
             self.limit.count(time.monotonic() - began, moved)
 
 
