@@ -14,8 +14,8 @@ import pytest
 
 from .support import wait_until
 
-# The package's one timer serves all connections of the process and stays.
-SHARED_THREADS = {"websocketserver-keepalive"}
+# The package's one timer, and the one thread that tells of traces, serve all connections of the process and stay.
+SHARED_THREADS = {"websocketserver-keepalive", "websocketserver-trace"}
 GRACE = 2.0  # seconds in which what is about to end may end
 DESCRIPTORS = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
 

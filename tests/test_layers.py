@@ -44,6 +44,7 @@ PLAN = """
     channel
     attendance
     fragments
+    trace
     connection
     hooks
 

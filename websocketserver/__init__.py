@@ -41,6 +41,7 @@ from .router import Route, Router
 from .server import ThreadingWebSocketServer, WebSocketServer
 from .settings import Settings
 from .tls import Certificate, ServerSSLContext
+from .trace import TracedFrame
 
 __all__ = [
     "RSV1",
@@ -83,6 +84,7 @@ __all__ = [
     "Stats",
     "ThreadingWebSocketServer",
     "TokenAuth",
+    "TracedFrame",
     "WebSocketClient",
     "WebSocketConnection",
     "WebSocketError",

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from .deadline import Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .fragments import FragmentedChannel, as_payload
+from .fragments import as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
 from .pings import PingWaiter
@@ -28,6 +28,7 @@ from .protocol.handshake import Request
 from .protocol.headers import ResponseHead, read_response_head
 from .pump import NEVER
 from .settings import Settings
+from .trace import TracedChannel
 from .transport import make_transport
 
 __all__ = ["Role", "State", "Stats", "WebSocketConnection"]
@@ -67,7 +68,7 @@ class Stats(NamedTuple):
     close_sent: int | None
 
 
-class WebSocketConnection(FragmentedChannel):
+class WebSocketConnection(TracedChannel):
     """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
 
     Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
