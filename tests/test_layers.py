@@ -56,6 +56,7 @@ PLAN = """
     admission
     report
     registry
+    responses
     httphandler
     handler
     verbs

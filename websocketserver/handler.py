@@ -260,14 +260,16 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     def _agree(self) -> _Agreement | None:
         """Check the request and ask the hooks; None where the request was refused, with the answer sent."""
         try:
-            agreement = self._negotiate()
-        except HandshakeError as error:
-            self._refuse_upgrade(error)
-            return None
+            try:
+                agreement = self._negotiate()
+            except HandshakeError as error:
+                self._refuse_upgrade(error)
+                return None
         except Exception as error:
             if error is self._link.error:
                 raise
             self._report()
+            self._take_back_answer()
             failure = HandshakeError("the application failed", HTTPStatus.INTERNAL_SERVER_ERROR)
             failure.__cause__ = error
             self._refuse_upgrade(failure)

@@ -33,6 +33,7 @@ from .protocol.headers import (
     take_request_head,
 )
 from .registry import Accepted, Registry
+from .responses import CheckedResponses
 from .streams import Link, Pace, Rate, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate
 
@@ -42,7 +43,7 @@ TLS_RECORD = b"\x16"  # what a TLS client begins with, and no request: maybe wit
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(RequestLog):
+class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
@@ -191,11 +192,6 @@ class StrictHTTPRequestHandler(RequestLog):
         host = requested_host(self._head)
         if not self.check_host(host):
             raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
-
-    def send_response_only(self, code: int, message: str | None = None) -> None:
-        """As inherited; remembers that there is an answer."""
-        self._answered = code
-        super().send_response_only(code, message)
 
     def _borrow(self, lender: StrictHTTPRequestHandler) -> None:
         vars(self).update({name: value for name, value in vars(lender).items() if name not in KEPT})
