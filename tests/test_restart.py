@@ -48,7 +48,7 @@ os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
 
 
 class Load:
-    """Clients that send one message after the other; half of them stay, half come anew after a hundred messages.
+    """Clients that send one message after the other; half of them stay, half come anew after three messages.
 
     All come again as soon as they are closed.
     """
@@ -62,7 +62,7 @@ class Load:
         self.faults: list[Any] = []
         self.codes: set[int] = set()
         self._lock = threading.Lock()
-        self.handles = [run_in_thread(self._run, 100 if number % 2 else None) for number in range(clients)]
+        self.handles = [run_in_thread(self._run, 3 if number % 2 else None) for number in range(clients)]
 
     def _run(self, most: int | None) -> None:
         while not self.over.is_set():
