@@ -16,7 +16,7 @@ from .support import wait_until
 
 # The package's one timer, and the one thread that tells of traces, serve all connections of the process and stay.
 SHARED_THREADS = {"websocketserver-keepalive", "websocketserver-trace"}
-GRACE = 2.0  # seconds in which what is about to end may end
+GRACE = 10.0  # seconds in which what is about to end may end
 DESCRIPTORS = next((path for path in (Path("/proc/self/fd"), Path("/dev/fd")) if path.is_dir()), None)
 
 hypothesis.settings.register_profile("suite", deadline=None)
