@@ -91,6 +91,11 @@ class Victim(Program):
         """Return how many threads it has."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
+    def seconds(self) -> float:
+        """Return how much time of a processor it has had."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory(self, name: str = "VmRSS") -> int:
         """Return a figure of its memory, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
