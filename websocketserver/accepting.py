@@ -55,6 +55,11 @@ class Waker:
             self._reader.close()
             self._writer.close()
 
+    def disown(self) -> None:
+        """In the child of a fork: close our copies, with a lock that nobody holds."""
+        self._lock = threading.RLock()
+        self.close()
+
 
 class Backoff:
     """How long to wait after accept() has failed: 10 ms, doubled each time up to a third of a second."""
@@ -110,6 +115,12 @@ class Refusals:
         """Close all."""
         while self._waiting:
             self._close_oldest()
+
+    def forget(self) -> None:
+        """In the child of a fork: close our copies, and read nothing that is the parent's to read."""
+        for _, sock in self._waiting:
+            sock.close()
+        self._waiting.clear()
 
     def _close_oldest(self) -> None:
         _, sock = self._waiting.popleft()

@@ -301,6 +301,19 @@ class Channel(Pump):
             if self._in_use():
                 return  # the pump, the pool or whoever cuts comes here when it leaves
 
+    def disown(self) -> None:
+        """In the child of a fork (keepalive.Visited): the connection is the parent's, and only over for this process.
+
+        Else the peer would see no end of the stream before the child's own, and two processes could write to it.
+        """
+        self._lock = threading.Lock()  # whoever held the other, or waits, is not here
+        self._changed, self._waiting, self._pumping, self._cutting = None, 0, False, False
+        self._announce = self._turn = None
+        self._eof = self._over = self._input_over = self._released = True
+        self._detail = self._detail or "the process was forked, and the connection stayed with the parent"
+        self._output.disown(self._lock)
+        self._transport.close()
+
     def _in_use(self) -> bool:
         """Return whether anybody but a writer uses the descriptor."""
         return self._pumping or self._cutting or self._announce is not None

@@ -8,9 +8,11 @@ The locks are in registry.py. What is here is written by whoever asks for the en
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import HTTPServer
@@ -62,6 +64,7 @@ class Ending(HTTPServer):
         self._stopped = threading.Event()  # nobody serves
         self._stopped.set()
         self._close_at_end = False
+        _servers.add(self)
         super().__init__(*args, **kwargs)
 
     def shutdown(  # type: ignore[override]  # None in the standard library
@@ -118,6 +121,26 @@ class Ending(HTTPServer):
         """Close what the server itself has open."""
         super().server_close()
         self._waker.close()
+
+    # In the child of a fork
+
+    def _forked(self) -> None:
+        """Leave the server to the parent if that serves; or be ready to serve here."""
+        self._waker.disown()
+        if self._serving in (None, threading.get_ident()):  # not begun, or this thread goes on with a handler
+            self._waker = Waker()
+        else:
+            self._disown()
+
+    def _disown(self) -> None:
+        """Close our copies of what the parent has open. There is one thread, and the locks are as others left them."""
+        self.socket.close()
+        self.registry.disown()
+        self.registry = Registry()
+        self._deputy = self._stop = self._serving = None
+        self._barred, self._stopped = threading.Event(), threading.Event()
+        self._barred.set()
+        self._stopped.set()
 
     # For the serving thread
 
@@ -208,6 +231,18 @@ class Ending(HTTPServer):
     def _patience(self, stop: Stop) -> Deadline:
         """Return until when to wait for what comes behind the handlers: not for long where some have been given up."""
         return stop.deadline.sooner(GRACE) if self.registry.has_given_up() else stop.deadline
+
+
+_servers: weakref.WeakSet[Ending] = weakref.WeakSet()  # all of this process
+
+
+def _leave_to_parent() -> None:
+    for server in list(_servers):
+        server._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _is_signal(news: _News, deadline: Deadline) -> bool:

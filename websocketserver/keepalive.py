@@ -31,6 +31,9 @@ class Visited(Protocol):
     def visit(self, now: float) -> float | None:
         """Do what is due at ``now``, without blocking; return when to come again."""
 
+    def disown(self) -> None:
+        """In the child of a fork, with one thread: stay with the parent, without a word to the peer."""
+
 
 class Timer:
     """A daemon thread, started by the first call of ``schedule``, that visits when it is time. Thread-safe."""
@@ -41,8 +44,19 @@ class Timer:
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())  # guards all below and every visit_at
         self._heap: list[tuple[float, int, weakref.ref[Visited]]] = []
+        self._visiting: weakref.ref[Visited] | None = None  # whoever is not in the heap meanwhile
         self._order = itertools.count()  # so that the heap never compares references
         self._thread: threading.Thread | None = None
+
+    def disown_all(self) -> None:
+        """In the child of a fork: leave all to the parent, which has the thread. The locks are as others left them."""
+        references = [reference for _, _, reference in self._heap]
+        if self._visiting is not None:
+            references.append(self._visiting)
+        self._reset()
+        for reference in references:  # some more than once
+            if (visited := reference()) is not None:
+                visited.disown()
 
     def schedule(self, visited: Visited, at: float) -> None:
         """Visit at that time (``time.monotonic``) unless a visit is due before. Never blocks for long."""
@@ -88,12 +102,13 @@ class Timer:
             if visited is None or visited.visit_at != at:  # gone, or an earlier visit took its place
                 return None
             visited.visit_at = None
+            self._visiting = reference
             return visited
 
 
 timer = Timer()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=timer._reset)  # the child has neither the thread nor the connections
+    os.register_at_fork(after_in_child=timer.disown_all)
 
 
 class Heartbeat:

@@ -74,6 +74,11 @@ class Output:
         self._await_writable = await_writable
         self._stall = stall
 
+    def disown(self, state_lock: threading.Lock) -> None:
+        """In the child of a fork: end, with locks that nobody holds."""
+        self._state_lock, self.lock = state_lock, threading.Lock()
+        self.end()
+
     def end(self) -> None:
         """The descriptor is about to be closed. The caller holds the lock."""
         self.broken = self.broken or "the connection is closed"

@@ -131,6 +131,11 @@ class Pool:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(deadline.left())
 
+    def disown(self) -> None:
+        """In the child of a fork: the threads are the parent's, and so is what the poller waits for."""
+        self._poller.close()
+        self._waker.disown()
+
     def is_stopping(self) -> bool:
         """Return whether ``stop`` was called."""
         return self._stopping

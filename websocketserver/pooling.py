@@ -95,6 +95,12 @@ class PoolingWebSocketServer(WebSocketServer):
                 self._pool = pool
             return pool
 
+    def _disown(self) -> None:
+        super()._disown()
+        if self._pool is not None:
+            self._pool.disown()
+        self._pool, self._pool_lock, self._apart = None, threading.RLock(), Threads()
+
     def _end_connections(self, stop: Stop, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)
         deadline = self._patience(stop) if leaving and stop.wait else Deadline(0)

@@ -160,6 +160,11 @@ class Accepted:
         with self._lock:
             self._sock = None
 
+    def disown(self) -> None:
+        """In the child of a fork: it is the parent's."""
+        if self._sock is not None:
+            self._sock.close()
+
     def leave(self) -> None:
         """The handler has ended."""
         with self._lock:
@@ -302,6 +307,12 @@ class Registry:
         with self._changed:
             self._draining = self._closing = None
             self._closed, self._cut = [], []
+
+    def disown(self) -> None:
+        """In the child of a fork: all is the parent's but what this thread serves. No lock: others may hold it."""
+        for accepted in list(self._accepted.values()):
+            if accepted.thread != threading.get_ident():
+                accepted.disown()
 
     def report(self) -> ShutdownReport:
         """Return what has become of all, and what those do that are still here."""

@@ -150,6 +150,11 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
         else:
             super().shutdown_request(request)
 
+    def close_request(self, request: Any) -> None:
+        """Close the socket; in the parent of a process that serves it (ForkingMixIn) all that there is to do."""
+        self.registry.remove(request)
+        super().close_request(request)
+
     def log_message(self, format: str, *args: Any) -> None:
         """Write a line about the server itself to stderr."""
         moment = time.strftime("%d/%b/%Y %H:%M:%S")
@@ -244,6 +249,10 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
 
     # Beginning and end
 
+    def _disown(self) -> None:
+        super()._disown()
+        self._refusals.forget()
+
     def _drain(self, selector: selectors.BaseSelector, poll_interval: float) -> None:
         """While connections may end by themselves, turn newcomers away; but those who may come to another process."""
         stop = self._stop
@@ -313,6 +322,10 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
             super().process_request_thread(request, client_address)
         finally:
             self._handlers.ending()
+
+    def _disown(self) -> None:
+        super()._disown()
+        self._handlers = Threads()
 
     def _end_connections(self, stop: Stop, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)

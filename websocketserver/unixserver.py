@@ -36,6 +36,10 @@ if hasattr(socket, "AF_UNIX"):
             self.server_address = self.socket.getsockname()
             self._set_names(path)
 
+        def _forked(self) -> None:
+            self._bound = None  # the parent removes it
+            super()._forked()
+
         def _release(self) -> None:
             super()._release()
             if self._bound is not None:
