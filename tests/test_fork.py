@@ -84,6 +84,8 @@ def test_a_child_serves_and_connects_and_the_parent_goes_on(kind: str) -> None:
             websocket.ping().wait(10)
             while websocket.latency is None:
                 time.sleep(0.001)
+        for websocket in (*clients, stuck):
+            websocket.close()
 
     def send():
         with contextlib.suppress(ConnectionClosed):
