@@ -16,6 +16,7 @@ import pytest
 from websocketserver.admission import Admission, busy_answer, place_of, place_of_peer
 from websocketserver.forwarded import UNIX
 from websocketserver.handler import WebSocketRequestHandler
+from websocketserver.pool import Pool
 from websocketserver.router import Router
 
 from .support import SOON, Running, opening_request, raw_client, run_in_thread, running_server, wait_until
@@ -26,6 +27,7 @@ from .victim import Victim
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
 
 TEXT = 1
+PATIENCE = {"handshake_timeout": 600, "minimum_rate": None}
 PART = {False: b"GET / HTTP/1.1\r\nHo", True: b"\x16\x03\x01"}  # of a handshake, plain and TLS
 
 
@@ -161,7 +163,7 @@ def head_of_answer(sock: socket.socket) -> bytes:
 def limited(handler: Any = Page, *, tls: bool = False, **limits: Any) -> Any:
     """Return a running server with these limits and all the time in the world."""
     attributes = {"log_message": log_message, **limits}
-    return serving(handler, tls=tls, server_attributes=attributes, handshake_timeout=60, timeout=60)
+    return serving(handler, tls=tls, server_attributes=attributes, handshake_timeout=60, minimum_rate=None, timeout=60)
 
 
 class TestMaxConnections:
@@ -254,6 +256,29 @@ class TestMaxConnections:
                 assert read_to_end(other) == busy_answer()
             go.set()
             assert read_to_end(sock) == b"served"
+
+
+def test_where_a_connection_cannot_be_served_room_is_made_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no thread to be had, or no room among what is polled for."""
+    start, add, failed = threading.Thread.start, Pool.add, []
+
+    def fail_once(call: Any, *arguments: Any) -> None:
+        if not failed and (call is add or "process_request_thread" in arguments[0].name):
+            failed.append(True)
+            raise MemoryError("nothing left")
+        call(*arguments)
+
+    with limited() as running, client(running, PART[False]) as slow:
+        wait_until(lambda: running.server.registry.admission._waiting)
+        monkeypatch.setattr(threading.Thread, "start", lambda *args: fail_once(start, *args))
+        monkeypatch.setattr(Pool, "add", lambda *args: fail_once(add, *args))
+        with client(running, opening_request()) as sock:
+            assert read_to_end(sock) == busy_answer()
+        read_to_end(slow)
+        with raw_client(running) as peer:
+            leave(peer)
+        assert len([line for line in lines(running) if "nothing left" in line]) == 1
+        assert failed
 
 
 class TestMaxConnectionsPerAddress:
@@ -409,7 +434,7 @@ def test_a_thousand_slow_clients_do_not_delay_an_honest_one(tls: bool, many_desc
     """The server is full of them, there is always one more, and none is late: only admission can help."""
     pool = "Pooling" in Page.default_server.__name__
     limits = {"max_connections": 1000, "request_queue_size": 1000}
-    with Victim(pool=pool, tls=tls, server=limits, handler={"handshake_timeout": 600}) as victim:
+    with Victim(pool=pool, tls=tls, server=limits, handler=PATIENCE) as victim:
         with Crowd(victim, 1100) as crowd:
             wait_until(lambda: crowd.came_again > 100, 30)
             visits = [seconds_of_a_visit(victim) for _ in range(20)]
@@ -424,7 +449,7 @@ def test_nor_where_descriptors_are_fewer_than_connections(many_descriptors: None
     """1,000 want in where there is room for some 200: each failing accept has one of them make room."""
     pool = "Pooling" in Page.default_server.__name__
     limits = {"request_queue_size": 1000}
-    with Victim(pool=pool, descriptors=200, server=limits, handler={"handshake_timeout": 600}) as victim:
+    with Victim(pool=pool, descriptors=200, server=limits, handler=PATIENCE) as victim:
         with Crowd(victim, 1000) as crowd:
             wait_until(lambda: victim.open_descriptors() >= 199, 30)
             visits = [seconds_of_a_visit(victim) for _ in range(5)]
