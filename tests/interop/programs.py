@@ -20,9 +20,26 @@ from websocketserver.pooling import PoolingWebSocketServer
 
 from ..support import SOON
 
-__all__ = ["PAYLOADS", "SERVERS", "Conversation", "Program", "converse", "describe", "node", "program", "require"]
+__all__ = [
+    "PAYLOADS",
+    "SERVERS",
+    "Conversation",
+    "Program",
+    "converse",
+    "describe",
+    "node",
+    "pattern",
+    "program",
+    "require",
+]
 
 HERE = Path(__file__).parent
+
+
+def pattern(size: int) -> bytes:
+    """Return so many bytes: 0 to 250, and again."""
+    return (bytes(range(251)) * (size // 251 + 1))[:size]
+
 
 # Empty, short, each way to write a length, larger than a socket takes at once; text in one to four bytes.
 PAYLOADS: list[str | bytes] = [
@@ -33,7 +50,7 @@ PAYLOADS: list[str | bytes] = [
     b"\x00\x01\xff",
     b"",
     bytes(range(250)) * 2,
-    bytes(i % 251 for i in range(3 << 20)),
+    pattern(3 << 20),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from websocketserver import ConnectionClosed, Fragment, Router, WebSocketClient, WebSocketConnection
 
 from ..support import SOON, certificates, running_server, wait_until
-from .programs import PAYLOADS, SERVERS, Conversation, Program, close_code, converse, describe, node, program
+from .programs import PAYLOADS, SERVERS, Conversation, Program, close_code, converse, describe, node, pattern, program
 
 CLOSE_CODES = [
     1000,
@@ -274,7 +274,7 @@ class TestTheirClient:
             "origin": "http://example.com",
         }
         theirs, ours = self.run(actions, options, fragment_size=fragment_size, server_class=server_class)
-        wanted = sent + [bytes(i % 251 for i in range(size)) for size in (125, 126, 65535, 65536, 3 << 20)]
+        wanted = sent + [pattern(size) for size in (125, 126, 65535, 65536, 3 << 20)]
         assert theirs[0] == {"event": "open", "subprotocol": "", "version": str(version)}
         got = [{name: row[name] for name in ("binary", "size", "sha1")} for row in theirs if row["event"] == "message"]
         assert got == [describe(message) for message in wanted]
@@ -359,7 +359,7 @@ class TestTheirClient:
         theirs, ours = self.run_with(InPieces, actions, options, server_class=server_class)
         assert {"event": "message", **describe("whole"), "text": "whole"} in theirs
         pieces = ours[1:-1]
-        assert b"".join(piece.data for piece in pieces) == bytes(i % 251 for i in range(100_000))
+        assert b"".join(piece.data for piece in pieces) == pattern(100_000)
         assert [piece.fin for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
     @pytest.mark.parametrize("limit", ["max_frame_size", "max_message_size"])

@@ -9,7 +9,7 @@ import pytest
 from websocketserver import PerMessageDeflate, WebSocketClient
 
 from ..support import SOON, certificates, running_server
-from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, program
+from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, pattern, program
 
 # Their options of permessage-deflate, and what the two must agree on (RFC 7692, section 7.1).
 COMPRESSIONS: list[tuple[dict[str, Any], set[str]]] = [
@@ -105,7 +105,7 @@ class TestTheirClient:
     )
     ECHOED = (
         *("hello", "", "é漢😀", TEXT, TEXT),
-        *(bytes(i % 251 for i in range(size)) for size in (0, 125, 126, 65535, 65536, 3 << 20)),
+        *(pattern(size) for size in (0, 125, 126, 65535, 65536, 3 << 20)),
         TEXT + "é" + TEXT,
     )
 

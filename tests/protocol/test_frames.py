@@ -33,14 +33,15 @@ def header(first: int, second: int, length: bytes = b"", key: bytes = b"") -> by
 
 def join(pieces: list) -> list[tuple]:
     """Join the pieces of data frames to (opcode, fin, rsv, length, payload); the last may be incomplete."""
-    joined, payload = [], b""
+    joined, payloads = [], []
     for piece in pieces:
-        payload += piece.payload
+        payloads.append(piece.payload)
         if piece.complete:
+            payload = b"".join(payloads)
             assert len(payload) == piece.length
             joined.append((piece.opcode, piece.fin, piece.rsv, piece.length, payload))
-            payload = b""
-    assert not payload
+            payloads.clear()
+    assert not any(payloads)
     return joined
 
 

@@ -15,5 +15,5 @@ exports.describe = (data, binary) => {
 exports.payload = (action) => {
   if (action.text !== undefined) return action.text;
   if (action.hex !== undefined) return Buffer.from(action.hex, 'hex');
-  return Buffer.from(Array.from({ length: action.size }, (_, i) => i % 251));
+  return Buffer.alloc(action.size, Uint8Array.from({ length: 251 }, (_, i) => i));
 };
