@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from websocketserver.connection import Role, State, Stats, WebSocketConnection
+from websocketserver.connection import Role, State, WebSocketConnection
+from websocketserver.counters import Stats
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.output import GATHERED

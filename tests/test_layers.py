@@ -32,6 +32,7 @@ PLAN = """
     protocol.endpoint
 
     settings
+    counters
     deadline
     transport
     tls
@@ -68,6 +69,7 @@ PLAN = """
     pool
     pooling
     router
+    metrics
 
     opening
     dialing

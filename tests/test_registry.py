@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from websocketserver.admission import Admission
+from websocketserver.counters import Stats
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close
 from websocketserver.registry import Accepted, Registry
@@ -20,6 +21,8 @@ GOING_AWAY = Close(1001, "soon")
 
 class Connection:
     """Notes what it is told."""
+
+    stats = Stats(1, 2, 3, 4, 5, 6, 7.0, 0.25, 1000, 1001, False)
 
     def __init__(self) -> None:
         self.told: list[Any] = []

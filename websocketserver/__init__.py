@@ -13,7 +13,8 @@ with ThreadingWebSocketServer(("", 8000), Echo) as server:
 import socket as _socket
 
 from .client import WebSocketClient
-from .connection import Role, State, Stats, WebSocketConnection
+from .connection import Role, State, WebSocketConnection
+from .counters import ServerStats, Stats
 from .credentials import BasicAuth, TokenAuth
 from .exceptions import (
     Close,
@@ -26,6 +27,7 @@ from .exceptions import (
 from .fragments import FragmentStream
 from .handler import WebSocketRequestHandler
 from .listening import inherited_sockets
+from .metrics import MetricsMixIn, format_metrics
 from .pings import PingWaiter
 from .pooling import PoolingWebSocketServer
 from .protocol.closecodes import CloseCode
@@ -65,6 +67,7 @@ __all__ = [
     "FrameParser",
     "HandshakeError",
     "Message",
+    "MetricsMixIn",
     "Opcode",
     "PerMessageDeflate",
     "Ping",
@@ -78,6 +81,7 @@ __all__ = [
     "Router",
     "RunningHandler",
     "ServerSSLContext",
+    "ServerStats",
     "Settings",
     "ShutdownReport",
     "State",
@@ -91,6 +95,7 @@ __all__ = [
     "WebSocketRequestHandler",
     "WebSocketServer",
     "format_cookie",
+    "format_metrics",
     "inherited_sockets",
     "parse_cookies",
     "serialize",

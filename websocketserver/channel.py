@@ -24,7 +24,9 @@ from .pump import NOW, Pump
 from .settings import Settings
 from .transport import Transport
 
-__all__ = ["Channel"]
+__all__ = ["SLOW", "Channel"]
+
+SLOW = "sending timed out"  # how it is said that the peer does not read
 
 
 class Channel(Pump):
@@ -97,7 +99,7 @@ class Channel(Pump):
         if self._output.gathered and self._lock_output(deadline):  # else the timer sends it
             try:
                 if not self._write_pending(deadline) and not deadline.passed():
-                    self._cut("sending timed out in the middle of a message")
+                    self._cut(f"{SLOW} in the middle of a message")
             except Broken:
                 pass  # whoever sends or receives next learns of it
             finally:
@@ -168,7 +170,7 @@ class Channel(Pump):
         if isinstance(error, Broken):
             return self._lost_error()
         if isinstance(error, TimeoutError):
-            self._cut("sending timed out in the middle of a message")
+            self._cut(f"{SLOW} in the middle of a message")
             return TimeoutError("the message could not be sent in time; the connection was aborted")
         self._cut("interrupted while sending")  # or an extension failed: nobody knows what has left
         return error

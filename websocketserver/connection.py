@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from .channel import SLOW
+from .counters import Stats
 from .deadline import Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
 from .fragments import as_payload
@@ -31,7 +33,7 @@ from .settings import Settings
 from .trace import TracedChannel
 from .transport import make_transport
 
-__all__ = ["Role", "State", "Stats", "WebSocketConnection"]
+__all__ = ["Role", "State", "WebSocketConnection"]
 
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
@@ -46,26 +48,6 @@ class State(Enum):
     OPEN = "open"
     CLOSING = "closing"
     CLOSED = "closed"
-
-
-class Stats(NamedTuple):
-    """Counters of a connection, from its 101 on.
-
-    ``duration`` is how long it has been open, or was (seconds), ``latency`` the last round-trip time of a Ping
-    (seconds, None before the first), ``close_received`` and ``close_sent`` the codes of the two Closes: 1005
-    for one without a code, None as long as there is none.
-    """
-
-    bytes_received: int
-    bytes_sent: int
-    messages_received: int
-    messages_sent: int
-    pings_received: int
-    pings_sent: int
-    duration: float
-    latency: float | None
-    close_received: int | None
-    close_sent: int | None
 
 
 class WebSocketConnection(TracedChannel):
@@ -298,7 +280,7 @@ class WebSocketConnection(TracedChannel):
     def _not_sent(self, encoded: bool) -> None:
         """Raise TimeoutError for a message of which nothing has left; abort where that cannot be undone."""
         if encoded:  # the compressor has gone on, the peer's has not
-            self._cut("sending timed out after compression")
+            self._cut(f"{SLOW} after compression")
             raise TimeoutError("the message could not be sent in time; the connection was aborted")
         raise TimeoutError("the message could not be sent in time; nothing was sent, and the connection is usable")
 
@@ -389,6 +371,7 @@ class WebSocketConnection(TracedChannel):
             self.latency,
             None if received is None else received.code,
             None if sent is None else sent.code,
+            self._detail.startswith(SLOW),
         )
 
     def fileno(self) -> int:

@@ -194,11 +194,15 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         if hasattr(self, "do_GET"):
             super()._refuse_method()
         elif self.command in ("GET", "HEAD"):
-            versions = ", ".join(map(str, self.websocket_versions))
-            headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": versions}
-            self._refuse(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket server", headers)
+            self.ask_to_upgrade()
         else:
             self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this is a WebSocket server", {"Allow": "GET"})
+
+    def ask_to_upgrade(self) -> None:
+        """Answer an ordinary request with 426 (RFC 9110, 15.5.22): there are only WebSockets here."""
+        versions = ", ".join(map(str, self.websocket_versions))
+        headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": versions}
+        self._refuse(HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket server", headers)
 
     # In a pool
 
@@ -290,6 +294,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
             error = HandshakeError("the client left before the answer")
         else:
             error = self._failure or HandshakeError("the application refused", self._answered or None)
+        self._accepted.counters.count_one("handshakes_failed", error.status)
         try:
             self._tell_server("handshake_failed", self, error)
         except Exception:
@@ -400,6 +405,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
             method(*args)
 
     def _report(self) -> None:
+        self._accepted.counters.count("handler_errors")
         self.server.handle_error(self.request, self.client_address)
 
 

@@ -13,7 +13,7 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
 from typing import Any, ClassVar
@@ -284,7 +284,7 @@ class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
 
     def _dispatch(self) -> None:
         """Call the do_... method for the request."""
-        method = getattr(self, "do_" + self.command, None)
+        method = self._method()
         if method is None:
             self._refuse_method()
             return
@@ -300,6 +300,11 @@ class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
         self._linger = endless or self.rfile.closed or self.rfile.tell() - begin < length
         if self._linger:  # what was left of the body would be taken for the next request
             self.close_connection = True
+
+    def _method(self) -> Callable[[], object] | None:
+        """Return what answers the request, None if nothing does."""
+        method: Callable[[], object] | None = getattr(self, "do_" + self.command, None)
+        return method
 
     def _refuse_method(self) -> None:
         self._refuse(HTTPStatus.NOT_IMPLEMENTED, f"method {self.command} is not served")
@@ -442,6 +447,7 @@ class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
             self._link.handshake()
         except OSError as error:
             self._failed = True
+            self._accepted.counters.count("tls_handshakes_failed")
             self.log_error("TLS handshake failed: %s", failure(error))
             if end_refused(self._link.sock, error):
                 self._link.discard_rest()

@@ -237,6 +237,7 @@ class _Client(Tenant):
 
     def _give_up(self, error: OSError) -> None:
         if not self._secure:
+            self._accepted.counters.count("tls_handshakes_failed")
             who = self._address[0] if isinstance(self._address, tuple) else "a client"
             self._server.log_message("%s: TLS handshake failed: %s", who, failure(error))
             if end_refused(self._sock, error):
@@ -277,6 +278,9 @@ class _Client(Tenant):
         self._handler = None
         try:
             handler.resume(received)
+        except Exception:
+            self._accepted.counters.count("handler_errors")
+            raise
         finally:
             if self._handler is None:
                 type(handler).finish(handler)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .admission import Admission
+from .counters import Counters, ServerStats
 from .deadline import Deadline
 from .exceptions import Close
 from .report import ShutdownReport, look_at
@@ -52,13 +53,19 @@ class Accepted:
     ``received`` is what they have read, ``late`` whether time is up for the rest, ``tls`` the socket as they have
     wrapped it, ``parking`` where a handler goes instead of waiting. These are written by whoever serves it, but for
     ``leaving`` and ``given_up``.
-    ``admission`` counts it, at ``place``.
+    ``admission`` counts it, at ``place``; ``counters`` are where its handler counts what happens.
     """
 
     def __init__(
-        self, request: Any, address: Any = None, admission: Admission | None = None, place: str | None = None
+        self,
+        request: Any,
+        address: Any = None,
+        admission: Admission | None = None,
+        place: str | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.address = address
+        self.counters = counters or Counters()
         self.since = time.monotonic()
         self.thread: int | None = None
         self.leaving = False
@@ -221,6 +228,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.admission = Admission()
+        self.counters = Counters()  # of what is over; a connection is there or in the list below, never in both
         self._changed = threading.Condition(threading.RLock())  # guards all below, every leaving and every given_up
         self._accepted: dict[Any, Accepted] = {}
         self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
@@ -233,7 +241,8 @@ class Registry:
 
     def add(self, request: Any, address: Any = None, place: str | None = None) -> None:
         """A socket was accepted, of the client with this address, and counted at this place."""
-        accepted = Accepted(request, address, self.admission, place)
+        accepted = Accepted(request, address, self.admission, place, self.counters)
+        self.counters.count("accepted")
         with self._changed:
             self._accepted[request] = accepted
             draining, closing = self._draining, self._closing
@@ -249,8 +258,13 @@ class Registry:
 
     def remove(self, request: Any) -> None:
         """The socket's handler has ended, and the socket is about to be closed unless it is a connection's."""
+        known = self.get(request)
+        connection = None if known is None else known.connection
+        stats = None if connection is None else connection.stats
         with self._changed:
             accepted = self._accepted.pop(request, None)
+            if accepted is not None and stats is not None:
+                self.counters.end(stats)
             draining = self._draining
             if accepted is not None and (draining is not None or self._closing is not None):
                 outcome = accepted.outcome()
@@ -265,6 +279,17 @@ class Registry:
     def connections(self) -> list[WebSocketConnection]:
         """Return the connections there are."""
         return [accepted.connection for accepted in self._all() if accepted.connection is not None]
+
+    def stats(self) -> ServerStats:
+        """Return what has been counted so far, by connections that are over and by those there are."""
+        with self._changed:
+            stats = self.counters.copy()
+            here = list(self._accepted.values())
+        stats.sockets_open = len(here)
+        for accepted in here:
+            if accepted.connection is not None:
+                stats.add_open(accepted.connection.stats)
+        return stats
 
     # The end; nothing of this blocks but ``wait``
 

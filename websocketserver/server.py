@@ -140,7 +140,11 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
         """Make the handler, which serves the connection."""
         accepted = self.registry.get(request)
         if request.fileno() >= 0 if accepted is None else accepted.begin():
-            super().finish_request(request, client_address)
+            try:
+                super().finish_request(request, client_address)
+            except Exception:
+                self.registry.counters.count("handler_errors")
+                raise
 
     def shutdown_request(self, request: Any) -> None:
         """Close the socket, unless it is a WebSocket connection's."""
@@ -194,6 +198,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
             if self.verify_request(request, client_address):
                 self.process_request(request, client_address)
             else:
+                self.registry.counters.count_one("refused", "verify_request")
                 self.shutdown_request(request)
         except Exception:
             self.handle_error(request, client_address)
@@ -222,6 +227,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
     def _make_room(self, count: int = 1) -> bool:
         """Cut so many that have waited longest for a request; False if nobody does."""
         made = sum(self.registry.admission.make_room() for _ in range(count))
+        self.registry.counters.count("gave_way", made)
         if made:
             self._log_seldom("room", "too many connections: those that wait longest for a request are cut")
         return made > 0
@@ -237,6 +243,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
 
     def _refuse(self, request: Any, kind: str, why: str | None = None) -> None:
         """Answer 503 without waiting for anything; over TLS, which cannot be spoken here, only close."""
+        self.registry.counters.count_one("refused", kind.partition(" (")[0])
         self._refusals.add(request, busy_answer() if self.ssl_context is None else b"")
         self._log_seldom(kind, "connections are refused: %s", why or kind)
 

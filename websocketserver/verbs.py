@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .connection import State, WebSocketConnection
+from .counters import ServerStats
 from .exceptions import ConnectionClosed, HandshakeError
 from .protocol.closecodes import pack_close
 from .registry import Registry
@@ -27,6 +28,11 @@ class ConnectionVerbs:
     def connections(self) -> list[WebSocketConnection]:
         """The WebSocket connections there are: a list of the moment. Any thread."""
         return self.registry.connections()
+
+    @property
+    def stats(self) -> ServerStats:
+        """Counters so far (ServerStats): those of connections that are over and of those that are open. Any thread."""
+        return self.registry.stats()
 
     def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
         """Send a message to all open connections, one after the other; return how many took it. Any thread.
