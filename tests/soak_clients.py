@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -43,6 +44,11 @@ HEAD = opening_request()
 LIMITS = {"ping_interval": 3, "ping_timeout": 3, "send_timeout": 3, "close_timeout": 1, "connect_timeout": 5}
 
 
+@functools.cache
+def untrusting() -> ssl.SSLContext:
+    return context()
+
+
 class Figures:
     """What was done and seen. Thread-safe."""
 
@@ -74,8 +80,7 @@ class Visitor:
         self.url = url
         self.random = random
         self.figures = figures
-        self._context = context() if url.startswith("wss:") else None
-        self._news: dict[int, int] = {}
+        self._context = untrusting() if url.startswith("wss:") else None
 
     # What visits are made of
 
@@ -140,7 +145,7 @@ class Visitor:
     def echoes(self) -> None:
         random = self.random
         options = {
-            "fragment_size": random.choice([None, None, 1 + random.randrange(5000)]),
+            "fragment_size": random.choice([None, None, 300 + random.randrange(5000)]),  # 4096 may be one message
             "compression": random.choice(COMPRESSIONS),
             "max_queue_size": random.choice([0, 1 << 16, 1 << 20]),
         }

@@ -23,7 +23,7 @@ CORPUS = Path(__file__).parent / "corpus"
 KEPT = ROOT / ".cache" / "fuzz"
 NAMES = ("parser", "messages", "text", "inflater", "request", "response", "values")
 LONGEST = 4096  # bytes of an input
-OVERHEAD = 60  # seconds more that a run may take to begin and to end
+OVERHEAD = 300  # seconds more that a run may take to begin and to end
 
 
 def fuzz(name: str, seconds: float) -> tuple[int, bool]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from websocketserver.exceptions import HandshakeError
@@ -572,3 +572,166 @@ def test_both_sides_agree(subprotocols: list[str], data: st.DataObject) -> None:
     fields = response_fields(opened, subprotocol=chosen, extensions="x")
     head = read_response_head(io.BytesIO(serialize_head("HTTP/1.1 101 Switching Protocols", fields)).readline)
     assert check_response(head, key=KEY, subprotocols=subprotocols, extensions="x; y") == (chosen, [("x", [])])
+
+
+# Any spelling that the grammar allows (RFC 9110, 5; RFC 6455, 4 and 9.1), and none that it does not
+
+BLANKS = st.text(" \t", max_size=2)
+VALUES = st.from_regex(r"[!-~]([ -~]*[!-~])?", fullmatch=True)
+OTHERS = TOKENS.filter(lambda name: name.lower() not in KNOWN and not name.lower().startswith("sec-websocket"))
+KNOWN = {"host", "origin", "cookie", "upgrade", "connection", "content-length", "transfer-encoding"}
+EXTENSIONS = st.lists(
+    st.tuples(TOKENS, st.lists(st.tuples(TOKENS, st.none() | TOKENS), max_size=3)), min_size=1, max_size=3
+)
+
+
+@st.composite
+def any_case(draw: st.DrawFn, name: str) -> str:
+    return "".join(draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in name)
+
+
+@st.composite
+def any_list(draw: st.DrawFn, name: str, elements: list[str]) -> list[tuple[str, str]]:
+    """A list in one header line or in several, with blanks and empty elements (RFC 9110, 5.3 and 5.6.1)."""
+    lines, line = [], ""
+    for element in elements:
+        line += draw(BLANKS) + element + draw(BLANKS)
+        if draw(st.booleans()):
+            lines.append((name, line))
+            line = ""
+        else:
+            line += draw(st.sampled_from([",", ",,", ", ,"]))
+    return [*lines, (name, line)] if line else lines
+
+
+@st.composite
+def any_extension(draw: st.DrawFn, name: str, params: list[tuple[str, str | None]]) -> str:
+    text = name
+    for key, value in params:
+        text += draw(BLANKS) + ";" + draw(BLANKS) + key
+        if value is not None:
+            escaped = "".join(rf"\{letter}" for letter in value)
+            quoted = draw(st.sampled_from([value, f'"{value}"', f'"{escaped}"']))
+            text += draw(BLANKS) + "=" + draw(BLANKS) + quoted
+    return text
+
+
+@st.composite
+def any_request(draw: st.DrawFn) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """The header lines of a good request, in any order, and what they say."""
+    said: dict[str, Any] = {
+        "host": draw(st.sampled_from(["localhost", "example.org:8000", "[::1]:80", "192.0.2.1"])),
+        "key": base64.b64encode(draw(st.binary(min_size=16, max_size=16))).decode(),
+        "version": draw(st.sampled_from([13, 8])),
+        "origin": draw(st.none() | st.sampled_from(["http://localhost", "null", "https://example.org:444"])),
+        "subprotocols": draw(st.lists(TOKENS, unique=True, max_size=4)),
+        "extensions": draw(st.just([]) | EXTENSIONS),
+        "cookies": draw(st.dictionaries(TOKENS, st.from_regex("[a-z0-9]*", fullmatch=True), max_size=3)),
+    }
+    lines = [("Host", said["host"]), ("Sec-WebSocket-Key", said["key"])]
+    lines.append(("Sec-WebSocket-Version", str(said["version"])))
+    if said["origin"] is not None:
+        lines.append(("Origin" if said["version"] == 13 else "Sec-WebSocket-Origin", said["origin"]))
+    if said["cookies"]:
+        lines.append(("Cookie", "; ".join(f"{name}={value}" for name, value in said["cookies"].items())))
+    for name, wanted in (("Upgrade", "websocket"), ("Connection", "upgrade")):
+        others = [token for token in draw(st.lists(TOKENS, max_size=2)) if token.lower() != wanted]
+        lines += draw(any_list(name, draw(st.permutations([draw(any_case(wanted)), *others]))))
+    lists = {
+        "Sec-WebSocket-Protocol": said["subprotocols"],
+        "Sec-WebSocket-Extensions": [draw(any_extension(*extension)) for extension in said["extensions"]],
+        "Accept": draw(st.lists(VALUES, max_size=2)),
+    }
+    batches = [draw(any_list(name, elements)) for name, elements in lists.items() if elements]
+    batches += [[line] for line in lines]
+    batches += [[(name, value)] for name, value in draw(st.lists(st.tuples(OTHERS, VALUES), max_size=3))]
+    return [line for batch in draw(st.permutations(batches)) for line in batch], said
+
+
+@st.composite
+def spelled(draw: st.DrawFn, lines: list[tuple[str, str]]) -> str:
+    return "".join(f"{draw(any_case(name))}:{draw(BLANKS)}{value}{draw(BLANKS)}\r\n" for name, value in lines)
+
+
+OPTIONAL = ("Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
+GRAMMAR = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+class TestAnySpelling:
+    @GRAMMAR
+    @given(any_request(), st.data())
+    def test_a_good_request_is_understood(
+        self, request: tuple[list[tuple[str, str]], dict[str, Any]], data: st.DataObject
+    ) -> None:
+        lines, said = request
+        target = data.draw(st.sampled_from(["/", "/chat?room=1", "//a/../b", "http://localhost/x"]))
+        wire = f"GET {target} HTTP/1.1\r\n{data.draw(spelled(lines))}\r\n".encode("latin-1")
+        head = parse_request_head(wire)
+        assert is_upgrade(head)
+        opened = check_request(head)
+        if target.startswith("http"):
+            said["host"] = "localhost"  # RFC 9112, 3.2.2
+        assert {name: getattr(opened, name) for name in said} == said
+        assert opened.target == target
+        agreed = response_fields(opened, subprotocol=said["subprotocols"][0] if said["subprotocols"] else None)
+        head101 = serialize_head("HTTP/1.1 101 Switching Protocols", agreed)
+        answer = read_response_head(io.BytesIO(head101).readline)
+        check_response(answer, key=said["key"], subprotocols=said["subprotocols"])
+
+    FAULTS: Mapping[str, tuple[Callable[[str, str], list[str]], set[int]]] = {
+        "sec-websocket-key": (lambda name, value: [value[1:]], {400}),
+        "sec-websocket-version": (lambda name, value: [f"0{value}"], {400}),
+        "host": (lambda name, value: [value, value], {400}),
+        "upgrade": (lambda name, value: [value.lower().replace("websocket", "web socket")], {426}),
+        "connection": (lambda name, value: [value.lower().replace("upgrade", "upgraded")], {426}),
+        "sec-websocket-protocol": (lambda name, value: [value + "a b"], {400}),
+        "sec-websocket-extensions": (lambda name, value: [value + '; a="'], {400}),
+    }
+
+    @GRAMMAR
+    @given(any_request(), st.data())
+    def test_with_one_fault_it_is_refused(
+        self, request: tuple[list[tuple[str, str]], dict[str, Any]], data: st.DataObject
+    ) -> None:
+        lines, _ = request
+        broken = data.draw(st.sampled_from(sorted({name.lower() for name, _ in lines} & set(self.FAULTS))))
+        change, statuses = self.FAULTS[broken]
+        changed = [
+            (name, new)
+            for name, value in lines
+            for new in (change(name, value) if name.lower() == broken else [value])
+        ]
+        with pytest.raises(HandshakeError) as caught:
+            wire = f"GET / HTTP/1.1\r\n{data.draw(spelled(changed))}\r\n".encode("latin-1")
+            check_request(parse_request_head(wire))
+        assert caught.value.status in statuses
+
+    @GRAMMAR
+    @given(st.lists(TOKENS, unique=True, min_size=1, max_size=3), st.booleans(), st.data())
+    def test_a_good_answer_is_understood_and_with_one_fault_refused(
+        self, subprotocols: list[str], extended: bool, data: st.DataObject
+    ) -> None:
+        chosen = data.draw(st.sampled_from(subprotocols))
+        others = [token for token in data.draw(st.lists(TOKENS, max_size=2)) if token.lower() != "upgrade"]
+        lines = [
+            ("Upgrade", data.draw(any_case("websocket"))),
+            ("Sec-WebSocket-Accept", ACCEPT),
+            ("Sec-WebSocket-Protocol", chosen),
+            *data.draw(any_list("Connection", [data.draw(any_case("upgrade")), *others])),
+        ]
+        if extended:
+            lines += data.draw(any_list("Sec-WebSocket-Extensions", ["x; y=z"]))
+        lines = data.draw(st.permutations(lines))
+
+        def check(lines: list[tuple[str, str]]) -> Any:
+            wire = f"HTTP/1.1 101 whatever\r\n{data.draw(spelled(lines))}\r\n".encode("latin-1")
+            answer = read_response_head(io.BytesIO(wire).readline)
+            return check_response(answer, key=KEY, subprotocols=subprotocols, extensions="x; y=z")
+
+        assert check(lines) == (chosen, [("x", [("y", "z")])] if extended else [])
+        broken = data.draw(st.sampled_from(sorted({name for name, _ in lines})))
+        wrong = data.draw(st.sampled_from([None, "no;", "\x01", f"{ACCEPT[:-2]}x="]))
+        if broken in OPTIONAL and wrong is None:
+            return
+        with pytest.raises(HandshakeError):
+            check([(name, wrong or "") if name == broken else (name, value) for name, value in lines])
