@@ -228,6 +228,53 @@ def test_final_blocks_and_empty_messages_lose_nothing() -> None:
         leave(peer)
 
 
+class Leaving(Page):
+    """Closes with the first message, or at once."""
+
+    close_timeout = 0.3
+
+    def on_open(self) -> None:
+        if self.path == "/at-once":
+            self.websocket.start_close(4001, "no room")
+
+    def on_message(self, message: str | bytes) -> None:
+        self.websocket.start_close(4000)
+
+
+@pytest.mark.parametrize("floods", [False, True], ids=["stalls", "floods"])
+def test_after_our_close_the_stream_ends_whatever_the_peer_does(floods: bool) -> None:
+    """R37: CVE-2024-23672."""
+    with serving(Leaving) as running, raw_client(running) as peer:
+        peer.frame(TEXT, b"x")
+        assert peer.read_close() == 4000
+        with contextlib.suppress(ConnectionError):
+            while floods:
+                peer.send(masked(BINARY, bytes(60_000)))
+        peer.read_to_end()  # TimeoutError if it never ends
+        wait_until(lambda: not len(running.server.registry))
+
+
+def test_the_last_bytes_arrive_behind_unread_input() -> None:
+    """R38: RFC 9112, 9.6."""
+    with serving(Leaving) as running:
+        for _ in range(10):
+            with raw_client(running, "/at-once", glued=masked(BINARY, bytes(100_000)) * 3) as peer:
+                got = peer.read_frame()
+                assert got[:2] == (CLOSE, b"\x0f\xa1no room")
+                leave(peer, 4001)
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x82", masked(BINARY, b"a", length=1000)], ids=["silent", "header", "frame"])
+def test_a_peer_that_answers_no_ping_is_given_up(begun: bytes) -> None:
+    """R40: also in the middle of a frame."""
+    with serving(ping_interval=0.2, ping_timeout=0.3) as running, raw_client(running) as peer:
+        peer.send(begun)
+        assert peer.read_close() == 1011
+        peer.read_to_end()
+        wait_until(lambda: len(lines(running)) == 2)
+        assert "no answer to a Ping" in lines(running)[1]
+
+
 @pytest.mark.parametrize("error", [LookupError, MemoryError, RecursionError, ImportError])
 @pytest.mark.parametrize("hook", ["on_open", "on_message"])
 def test_an_exception_costs_its_own_connection(hook: str, error: type[Exception]) -> None:
