@@ -301,6 +301,18 @@ class TestServerClose:
         assert server.socket.fileno() == -1
         assert [thread for thread in threading.enumerate() if "process_request" in thread.name] == []
 
+    def test_gives_the_port_back_where_ctrl_c_ends_it(
+        self, server_class: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*args: Any, **options: Any) -> bool:
+            raise KeyboardInterrupt
+
+        server = server_class(("127.0.0.1", 0), Quiet)
+        monkeypatch.setattr(server.registry, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.server_close()
+        assert server.socket.fileno() == -1
+
     def test_in_a_handler_closes_the_listener_in_the_end(self, server_class: Any) -> None:
         class Handler(Quiet):
             events: list[Any] = []

@@ -26,6 +26,7 @@ WITHOUT_SOURCE = {
     "test_private_extension.py",  # of an example
     "test_docs.py",
     "test_requirements.py",  # of what SECURITY.md promises, on the wire
+    "test_interruption.py",  # of every blocking call
     "test_memory.py",  # of all limits together
     "test_websocket_node.py",  # of a page of the documentation
     "test_websocket_node_programs.py",  # of examples

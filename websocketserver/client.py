@@ -10,8 +10,8 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from .connection import HASTE, Role, State, WebSocketConnection
-from .deadline import Deadline
+from .connection import Role, State, WebSocketConnection
+from .deadline import HASTE, Deadline
 from .dialing import Attempt, Dialer
 from .exceptions import HandshakeError
 from .hooks import Hooks

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from .channel import SLOW
 from .counters import Stats
-from .deadline import Deadline
+from .deadline import HASTE, Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
 from .fragments import as_payload
 from .keepalive import timer
@@ -36,7 +36,6 @@ from .transport import make_transport
 __all__ = ["Role", "State", "WebSocketConnection"]
 
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
-HASTE = 1.0  # seconds that an interrupt leaves for the closing handshake
 
 Self = TypeVar("Self", bound="WebSocketConnection")  # typing has it from 3.11 on
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Deadline"]
+__all__ = ["HASTE", "Deadline"]
+
+HASTE = 0.7  # seconds for goodbyes where the program is being ended: all is to be over one second after Ctrl-C
 
 LONGEST = 1_000_000  # seconds (eleven days); what the system can wait for is not much more
 

@@ -20,7 +20,7 @@ from types import EllipsisType
 from typing import Any, NamedTuple
 
 from .accepting import Deputy, Waker
-from .deadline import Deadline
+from .deadline import HASTE, Deadline
 from .exceptions import Close
 from .protocol.closecodes import CloseCode, pack_close
 from .registry import GRACE, Registry
@@ -111,11 +111,22 @@ class Ending(HTTPServer):
 
     def server_close(self) -> None:
         """End the listener, and all connections and handlers, within ``shutdown_timeout``."""
-        close = Close(CloseCode.GOING_AWAY)
+        self._close_within(self.shutdown_timeout)
+
+    def __exit__(self, *error: Any) -> None:
+        """As ``server_close``; where something like Ctrl-C has ended the block, within a second."""
+        if error[0] is None or issubclass(error[0], Exception):
+            self.server_close()
+        else:
+            self._close_within(HASTE if self.shutdown_timeout is None else min(HASTE, self.shutdown_timeout))
+
+    def _close_within(self, seconds: float | None) -> None:
         self._close_at_end = True
-        self._shut_down(Stop(close, Deadline(self.shutdown_timeout), wait=self.block_on_close))
-        if self._serving != threading.get_ident():
-            self._release()
+        try:
+            self._shut_down(Stop(Close(CloseCode.GOING_AWAY), Deadline(seconds), wait=self.block_on_close))
+        finally:  # also where Ctrl-C has ended the wait
+            if self._serving != threading.get_ident():
+                self._release()
 
     def _release(self) -> None:
         """Close what the server itself has open."""

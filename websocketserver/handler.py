@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 
 from .admission import TRY_LATER
 from .connection import WebSocketConnection
+from .deadline import HASTE
 from .exceptions import ConnectionClosed, HandshakeError
 from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
@@ -29,8 +30,6 @@ from .settings import Settings
 from .streams import AfterUpgrade, Pace
 
 __all__ = ["WebSocketRequestHandler"]
-
-INTERRUPTED_TIMEOUT = 1.0  # seconds that a closing handshake may take when the program is being stopped
 
 
 AFTER_UPGRADE = AfterUpgrade("rfile", "recv()"), AfterUpgrade("wfile", "send(message)")
@@ -359,7 +358,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def _serve_websocket(self) -> None:
         """Call the hooks, then close, then call on_close: on every path, also when the program is being stopped."""
-        code, timeout = CloseCode.GOING_AWAY, min(INTERRUPTED_TIMEOUT, self.close_timeout)
+        code, timeout = CloseCode.GOING_AWAY, min(HASTE, self.close_timeout)
         try:
             code, timeout = self._converse(), self.close_timeout
         finally:
