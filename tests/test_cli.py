@@ -170,6 +170,22 @@ class TestServe:
                 websocket.send("still here")
                 assert websocket.recv(timeout=SOON) == "still here"
 
+    def test_a_signal_has_it_tell_what_it_holds(self) -> None:
+        with Program(*MODULE, 0, "-b", "127.0.0.1") as program:
+            url = "ws" + program.url()[4:]
+            with WebSocketClient(url) as websocket:
+                assert " 101 " in program.error_line()
+                program.process.send_signal(signal.SIGUSR1)
+                assert program.error_line().endswith(": 1 sockets, 1 of them WebSockets")
+                lines = []
+                while not lines or "Other threads:" not in lines[-1]:
+                    lines.append(program.error_line())
+                assert any(" / open for " in line for line in lines)
+                assert any("process_request_thread" in line for line in lines)
+                websocket.send("{}")
+            program.interrupt()
+            assert program.process.wait(SOON) == 0
+
     def certificate(self, port: int | None) -> bytes | None:
         """Return the certificate that a new connection gets."""
         with socket.create_connection(("127.0.0.1", port), SOON) as raw:  # type: ignore[arg-type]

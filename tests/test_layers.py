@@ -56,6 +56,7 @@ PLAN = """
     credentials
     admission
     report
+    dump
     registry
     responses
     httphandler

@@ -18,6 +18,7 @@ import ssl
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -87,6 +88,8 @@ def serve(options: argparse.Namespace) -> int:
     server.shutdown_timeout = 1  # Ctrl-C ends at once: pages answer in milliseconds, the rest is cut
     if context is not None and hasattr(signal, "SIGHUP"):
         _reload_on_hangup(server)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: _write_error(server.dump()))
     with server:
         print(f"Serving {_what(options)} at {_url(server, handler, options)} (Ctrl-C to stop)", flush=True)
         report = server.run()
@@ -100,7 +103,8 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Serve a demo page and its WebSocket: connection state, echo, round trips, chat.",
-        epilog=f'To talk to a WebSocket server from here: "{PROGRAM} connect URL"; see "{PROGRAM} connect --help".',
+        epilog=f'''To talk to a WebSocket server from here: "{PROGRAM} connect URL"; see "{PROGRAM} connect --help".
+            SIGUSR1 has all connections and what all threads do written to standard error.''',
     )
     add = parser.add_argument
     add("port", nargs="?", type=_port, default=8000, help="port to listen on, 0 for any free one (default: 8000)")
@@ -121,6 +125,14 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--tls-password-file", metavar="PATH", help="file with the private key's password")
     add("--tls-client-ca", metavar="PATH", help="authorities (PEM): clients must present a certificate of theirs")
     return parser
+
+
+def _write_error(text: str) -> None:
+    """Write to standard error, also from a signal handler that has interrupted somebody who was writing there."""
+    data = text.encode("utf-8", "backslashreplace")
+    with suppress(OSError):
+        while data:
+            data = data[os.write(2, data) :]
 
 
 def _port(text: str) -> int:

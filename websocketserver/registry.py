@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .admission import Admission
 from .counters import Counters, ServerStats
 from .deadline import Deadline
+from .dump import dump
 from .exceptions import Close
 from .report import ShutdownReport, look_at
 from .transport import shutdown
@@ -105,6 +106,11 @@ class Accepted:
     def connection(self) -> WebSocketConnection | None:
         """The connection, once there is one."""
         return self._connection
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._busy
 
     def adopt(self, sock: socket.socket) -> None:
         """The handler has wrapped the socket: this one is to be cut from now on."""
@@ -279,6 +285,10 @@ class Registry:
     def connections(self) -> list[WebSocketConnection]:
         """Return the connections there are."""
         return [accepted.connection for accepted in self._all() if accepted.connection is not None]
+
+    def dump(self, title: str) -> str:
+        """Return what is here, and what all threads do, as text."""
+        return dump(title, self._all())
 
     def stats(self) -> ServerStats:
         """Return what has been counted so far, by connections that are over and by those there are."""

@@ -14,6 +14,7 @@ from .counters import ServerStats
 from .exceptions import ConnectionClosed, HandshakeError
 from .protocol.closecodes import pack_close
 from .registry import Registry
+from .report import format_address
 
 __all__ = ["ConnectionVerbs"]
 
@@ -33,6 +34,13 @@ class ConnectionVerbs:
     def stats(self) -> ServerStats:
         """Counters so far (ServerStats): those of connections that are over and of those that are open. Any thread."""
         return self.registry.stats()
+
+    def dump(self) -> str:
+        """Return all connections, what each has done so far, and the stacks of all threads, as text.
+
+        Any thread, also a signal handler: nothing of it waits. Messages and queries are not in it.
+        """
+        return self.registry.dump(f"{type(self).__name__} at {format_address(getattr(self, 'server_address', ''))}")
 
     def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
         """Send a message to all open connections, one after the other; return how many took it. Any thread.
