@@ -46,6 +46,7 @@ PLAN = """
     attendance
     fragments
     trace
+    sharing
     connection
     hooks
 

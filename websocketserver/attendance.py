@@ -18,7 +18,7 @@ from .pings import Pings, PingWaiter
 from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import AppEvent, Closed, Pong
 from .protocol.extensions import Codec
-from .pump import NEVER
+from .pump import NEVER, gatherers
 from .settings import Settings
 from .transport import Transport
 
@@ -193,16 +193,24 @@ class AttendedChannel(Channel):
         """
         thread = threading.get_ident()
         event = self._next_ready(True)
-        while event is not None:
-            self._gathering = thread if self._inbox and self._sent is None else None
-            yield event
-            if self._gathering is None and self._output.gathered:
-                self._gathering = thread
-                self._stop_gathering(NEVER)
-            pending = self._transport.pending()
-            if not (pending or self._inbox or self._unparsed or self._input_over):
-                return
-            event = self._next_ready(pending)
+        try:
+            while event is not None:
+                if self._inbox and self._sent is None:
+                    self._gathering = thread
+                    gatherers[thread] = self
+                    yield event
+                else:
+                    self._gathering = None
+                    yield event
+                    if self._output.gathered or self._guests:
+                        self._gathering = thread
+                        self._stop_gathering(NEVER)
+                pending = self._transport.pending()
+                if not (pending or self._inbox or self._unparsed or self._input_over):
+                    return
+                event = self._next_ready(pending)
+        finally:
+            self._leave_gathering(thread)
         if self.is_ended():
             raise self._closed_error()
 

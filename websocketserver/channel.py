@@ -93,10 +93,14 @@ class Channel(Pump):
             self._release()
 
     def _stop_gathering(self, deadline: Deadline) -> None:
-        if self._gathering != threading.get_ident():
-            return
-        self._gathering = None
-        if self._output.gathered and self._lock_output(deadline):  # else the timer sends it
+        if self._gathering == threading.get_ident():
+            self._gathering = None
+            if self._output.gathered:
+                self._send_gathered(deadline)
+
+    def _send_gathered(self, deadline: Deadline) -> None:
+        """Send what was gathered, and what is pending before it; what is late the timer sends."""
+        if self._lock_output(deadline):
             try:
                 if not self._write_pending(deadline) and not deadline.passed():
                     self._cut(f"{SLOW} in the middle of a message")

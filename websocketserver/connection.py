@@ -28,14 +28,12 @@ from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead, read_response_head
-from .pump import NEVER
+from .pump import MOST_GATHERING, NEVER, gatherers
 from .settings import Settings
-from .trace import TracedChannel
+from .sharing import SharingChannel
 from .transport import make_transport
 
 __all__ = ["Role", "State", "WebSocketConnection"]
-
-MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 
 Self = TypeVar("Self", bound="WebSocketConnection")  # typing has it from 3.11 on
 
@@ -49,7 +47,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class WebSocketConnection(TracedChannel):
+class WebSocketConnection(SharingChannel):
     """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
 
     Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
@@ -157,15 +155,16 @@ class WebSocketConnection(TracedChannel):
                 event = self._next(NEVER, ahead=True)
                 if self._inbox and self._sent is None:
                     self._gathering = thread
+                    gatherers[thread] = self
                     yield event
                 else:
                     self._gathering = None
                     yield event
-                    if self._output.gathered:
+                    if self._output.gathered or self._guests:
                         self._gathering = thread
                         self._stop_gathering(NEVER)
         finally:  # also where the iterating thread takes no more
-            self._gathering = None
+            self._leave_gathering(thread)
 
     # Sending
 

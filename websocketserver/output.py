@@ -124,6 +124,19 @@ class Output:
                 return False
         return True
 
+    def flush_gathered(self) -> bool:
+        """As ``flush`` with ``gathered``, in the usual case that nothing else is pending."""
+        if self.queued or self.rest or not self.lock.acquire(False):
+            return self.flush(gathered=True)
+        try:
+            if self.gathered and not self.rest:
+                self.begin_writing(b"")
+        except Broken:
+            return True
+        finally:
+            self.lock.release()
+        return self.flush()
+
     def begin(self, opcode: int, payload: bytes) -> None:
         """Make a control frame the next to leave, behind what was gathered.
 
@@ -191,6 +204,25 @@ class Output:
                 self.drained += taken
                 rest = remaining(rest, taken)
                 stalled = deadline.sooner(self._stall)
+        return True
+
+    def begin_writing(self, buffer: Buffer) -> bool:
+        """Send a buffer, behind what was gathered, as far as it goes now; the rest of it is pending then.
+
+        False where nothing has left nor needs to. The caller holds the lock, and nothing is pending. Raises Broken.
+        """
+        begun = False
+        if self.gathered:
+            begun, gathered = True, self.gathered
+            gathered += buffer
+            buffer, self.gathered = gathered, bytearray()
+        taken = self._offer([buffer])
+        if taken == len(buffer):
+            return True
+        if not (taken or begun) and self._transport.retractable:
+            return False
+        self.rest = remaining([buffer], taken)
+        self._stuck = True
         return True
 
     def _begin_next(self) -> bool:

@@ -11,6 +11,7 @@ import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .deadline import Deadline
 from .exceptions import ConnectionClosed
@@ -26,7 +27,11 @@ MOST_LATE = 16  # reads beyond the deadline: what is there is found, but a peer 
 READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
 
 EMPTY: deque[AppEvent] = deque(maxlen=0)  # the inbox of all that have never needed one, which is most: a deque is large
+NOBODY: list[Any] = []  # stays empty
+MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 NOW, NEVER = Deadline(0), Deadline(None)
+
+gatherers: dict[int, Pump] = {}  # by thread: whose events it handles, with more of them at hand
 
 
 class Turn:
@@ -46,6 +51,7 @@ class Pump(Intake):
     __slots__ = (
         "_announce",
         "_gathering",
+        "_guests",
         "_inbox",
         "_over",
         "_polled",
@@ -55,7 +61,8 @@ class Pump(Intake):
 
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         super().__init__(transport, receiver, settings, hooks)
-        self._gathering: int | None = None  # the thread whose messages are gathered; that thread's
+        self._gathering: int | None = None  # the thread whose messages are gathered; that thread's, as the next
+        self._guests: list[Any] = NOBODY  # others for which it has gathered: sharing.py deals with them
         # The state lock guards all that follows.
         self._announce: Callable[[], None] | None = None  # set while a pool has the descriptor in its poll set
         self._polled = False  # the pool waits for input: the timer need not
@@ -69,6 +76,12 @@ class Pump(Intake):
     @abstractmethod
     def _stop_gathering(self, deadline: Deadline) -> None:
         """If this thread gathers what it sends, send that now, as far as it goes by the deadline."""
+
+    def _leave_gathering(self, thread: int) -> None:
+        """The thread takes no more events: what it has gathered for itself the timer sends, if anything is left."""
+        self._gathering = None
+        if gatherers.get(thread) is self:
+            del gatherers[thread]
 
     @abstractmethod
     def _await_turn_locked(self, turn: Turn | None, deadline: Deadline) -> None:

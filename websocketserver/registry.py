@@ -284,7 +284,7 @@ class Registry:
 
     def connections(self) -> list[WebSocketConnection]:
         """Return the connections there are."""
-        return [accepted.connection for accepted in self._all() if accepted.connection is not None]
+        return [connection for accepted in self._all() if (connection := accepted._connection) is not None]
 
     def dump(self, title: str) -> str:
         """Return what is here, and what all threads do, as text."""

@@ -183,6 +183,8 @@ class _TracedParser(_StandIn):
 class _TracedSender(_StandIn):
     """Stands in for a Sender. The write lock's holder's, as that is."""
 
+    sharing = None  # what is broadcast is to be seen too
+
     def message(self, *args: Any, **options: Any) -> list[Buffer]:
         return self._tell(self._traced.message(*args, **options))
 

@@ -15,6 +15,7 @@ from .exceptions import ConnectionClosed, HandshakeError
 from .protocol.closecodes import pack_close
 from .registry import Registry
 from .report import format_address
+from .sharing import share
 
 __all__ = ["ConnectionVerbs"]
 
@@ -43,15 +44,17 @@ class ConnectionVerbs:
         return self.registry.dump(f"{type(self).__name__} at {format_address(getattr(self, 'server_address', ''))}")
 
     def broadcast(self, message: str | bytes | bytearray | memoryview) -> int:
-        """Send a message to all open connections, one after the other; return how many took it. Any thread.
+        """Send a message to all open connections; return how many took it. Any thread.
 
-        A client that is gone is passed over, one that does not read is given up after its ``send_timeout``. Where a
-        message is being sent in pieces, this waits for its end.
+        It is serialised, and compressed, once for all that have agreed on the same. Clients that are not read are
+        waited for when all others have it, one after the other, and given up after their ``send_timeout``; those that
+        are gone are passed over. Where a message is being sent in pieces, this waits for its end. What is broadcast
+        while the hook's connection has more messages waiting leaves together, as with ``send``.
         """
-        if not isinstance(message, (str, bytes, bytearray, memoryview)):
-            raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {type(message).__name__}")
-        count = 0
-        for connection in self.connections:
+        connections = self.connections
+        left = share(message, connections)
+        count = len(connections) - len(left)
+        for connection in left:
             if connection.state is State.OPEN:
                 with suppress(ConnectionClosed, TimeoutError):
                     connection.send(message)

@@ -228,6 +228,7 @@ class Compressor(Encoder):
         # message uncompressed is always allowed (section 6), and right with any zlib.
         self._able = settings.bits >= MIN_BITS
         self._threshold = threshold
+        self.sharing = settings, threshold  # nothing in a message that begins a stream refers to others
         self._sync_flush = settings.zlib.Z_SYNC_FLUSH
         self._stream: Any = None
         self._under_way = False

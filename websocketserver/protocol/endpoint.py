@@ -8,7 +8,7 @@ in itself. No socket, clock or randomness: the masking keys of a client come in 
 from __future__ import annotations
 
 import codecs as text_codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
 from ..exceptions import Close, ProtocolError
@@ -238,6 +238,9 @@ class Receiver:
         )
 
 
+PLAIN = "plain"  # the sharing of a server's senders that neither encode nor split
+
+
 class Sender:
     """The sending half: messages and control frames in, buffers to write in that order out.
 
@@ -256,6 +259,7 @@ class Sender:
         self._new_key = new_key if role is Role.CLIENT else None
         self._encoders = [codec.encoder for codec in codecs]
         self._fragment_size = fragment_size
+        self.sharing = self._sharing()  # what others must have too to send the same bytes; None: nobody ever does
         self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
         self.encoded = False  # whether the last message went through an encoder, which has gone on since
         self._opcode, self._rsv = 0, 0  # of the next frame of a message in pieces
@@ -279,6 +283,19 @@ class Sender:
         if step is None or len(data) <= step:
             return self._frame(opcode, data, True, rsv)
         return self._fragments(opcode, memoryview(data), step, rsv, True)
+
+    def _sharing(self) -> Hashable | None:
+        if self._new_key is not None:
+            return None
+        if not self._encoders and self._fragment_size is None:
+            return PLAIN
+        shares = [encoder.sharing for encoder in self._encoders]
+        return None if None in shares else (self._fragment_size, *shares)
+
+    def forget(self) -> None:
+        """Let the next message refer to none that came before, or the peer has been sent one from another sender."""
+        for encoder in self._encoders:
+            encoder.release()
 
     def begin(self, *, text: bool, compress: bool | None = None) -> None:
         """Begin a message in pieces: ``piece`` gives its frames, and nothing but control frames may come between."""

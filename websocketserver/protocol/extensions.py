@@ -11,7 +11,7 @@ To write an extension: subclass Extension, Encoder and Decoder. permessage-defla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from ..exceptions import HandshakeError
 from .grammar import format_extension
@@ -40,7 +40,13 @@ class Encoder:
 
     Called under the connection's write lock, one message at a time: ``begin`` once, then ``encode`` for
     each piece. A message whose ``begin`` returned 0 is not given to ``encode``.
+
+    ``sharing`` is for broadcasts: two encoders with equal ones make the same of a message if ``release`` was called
+    before it, and the peer of either may be sent what the other has made, if ``release`` is called then. None, the
+    default: a message is encoded for each connection.
     """
+
+    sharing: Hashable | None = None
 
     def begin(self, *, text: bool, size: int | None, compress: bool | None) -> int:
         """Begin a message; return the RSV bits of its first frame, or 0 to let it pass as it is.
