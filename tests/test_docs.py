@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import re
+import signal
 import ssl
 import textwrap
 import urllib.error
@@ -21,16 +23,20 @@ from websocketserver import (
     HandshakeError,
     PerMessageDeflate,
     PoolingWebSocketServer,
+    ServerStats,
     Settings,
     ThreadingWebSocketServer,
+    TracedFrame,
     WebSocketClient,
     WebSocketRequestHandler,
     WebSocketServer,
+    format_metrics,
 )
 from websocketserver.httphandler import StrictHTTPRequestHandler
 from websocketserver.logs import RequestLog
 
-from .support import SOON, certificates, running_server
+from .support import SOON, certificates, running_server, wait_until
+from .test_logs import CLOSED
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -174,3 +180,69 @@ def test_only_our_names_are_answered_as_shown() -> None:
         WebSocketClient(running.url()).close()
         with pytest.raises(HandshakeError, match="421"):
             WebSocketClient(running.url(), headers={"Host": "evil.example"})
+
+
+def test_lines_go_to_a_logger_as_shown(caplog: pytest.LogCaptureFixture) -> None:
+    chat = program("howto/what-goes-on.rst", "def log_message")["Chat"]
+    with caplog.at_level(logging.INFO, "chat"), running_server(chat) as running:
+        WebSocketClient(running.url()).close(4000)
+        wait_until(lambda: len(caplog.messages) == 2)
+    assert caplog.messages[0] == '127.0.0.1 "GET / HTTP/1.1" 101 -'
+    assert re.fullmatch(r"127\.0\.0\.1 left after \d+\.\d s: 4000", caplog.messages[1])
+
+
+def test_lines_are_as_shown() -> None:
+    page = (DOCS / "howto" / "what-goes-on.rst").read_text()
+    lines = re.findall(r'^   127\.0\.0\.1 - - \[[^]]+\] (".+)$', page, re.MULTILINE)
+    assert len(lines) == 4
+    assert [CLOSED.fullmatch(line) is not None for line in lines] == [False, True, True, False]
+
+
+def test_metrics_are_as_shown() -> None:
+    page = (DOCS / "howto" / "what-goes-on.rst").read_text()
+    chat = program("howto/what-goes-on.rst", "MetricsMixIn")["Chat"]
+    private = program("howto/what-goes-on.rst", "Private(Chat)", Chat=chat)["Private"]
+    with running_server(private) as running:
+        with urllib.request.urlopen(running.http_url("/metrics"), timeout=SOON) as answer:
+            assert "websocketserver_sockets_open 1\n" in answer.read().decode()
+        with WebSocketClient(running.url()) as websocket:
+            websocket.send("x")
+            assert websocket.recv(SOON) == "x"
+    text = format_metrics(ServerStats())
+    shown = set(re.findall(r"^   (?:# (?:HELP|TYPE) )?(websocketserver_\w+)", page, re.MULTILINE))
+    assert len(shown) == 3
+    assert all(f"# TYPE {name} " in text for name in shown)
+    assert re.findall(r"^   (# .*)$", page, re.MULTILINE) == [
+        line for line in text.splitlines() if line.startswith("# ") and "_connections_open " in line
+    ]
+
+
+def test_frames_are_traced_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "howto" / "what-goes-on.rst").read_text()
+    names = {"WebSocketRequestHandler": WebSocketRequestHandler}
+    traced = program("howto/what-goes-on.rst", "trace(print)", **names)["Traced"]
+    with running_server(traced) as running:
+        with WebSocketClient(running.url()) as websocket:
+            websocket.send("hello")
+        written: list[str] = []
+        wait_until(lambda: written.append(capsys.readouterr().out) or " out CLOSE" in "".join(written))
+    lines = "".join(written).splitlines()
+    shown = re.findall(r"^   \d\d:\d\d:\d\d\.\d{6} (.+)$", page, re.MULTILINE)
+    assert [line[16:] for line in lines if " in " in line] == [line for line in shown if line.startswith("in ")]
+    answer = TracedFrame(0.0, False, 1, True, 4, False, 7, bytes.fromhex("f248cdc9c90700"))
+    assert str(answer)[16:] in shown
+
+
+def test_connections_can_be_traced_and_dumped_while_they_run_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    page = "howto/what-goes-on.rst"
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with running_server(WebSocketRequestHandler) as running, WebSocketClient(running.url()) as websocket:
+            wait_until(lambda: running.server.connections)
+            program(page, "suspect", server=running.server, suspect="127.0.0.1", logging=logging)
+            websocket.send("x")
+            program(page, "SIGUSR1", server=running.server)
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ": 1 sockets, 1 of them WebSockets\n" in capsys.readouterr().err
