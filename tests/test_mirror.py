@@ -20,6 +20,7 @@ WITHOUT_SOURCE = {
     "test_faults.py",  # of faults.py, and two peers against each other
     "test_fuzz.py",  # of fuzz/
     "test_soak.py",  # of soak.py
+    "test_security.py",  # of a page of the documentation, and of SECURITY.md
     "test_fork.py",  # of keepalive.py and ending.py, with processes
     "test_restart.py",  # of listening.py and ending.py, with processes
     "test_examples.py",

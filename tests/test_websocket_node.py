@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import fields
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,10 +33,10 @@ from websocketserver import (
     parse_cookies,
 )
 
+from .pages import DOCS, missing_tests, table_rows
 from .support import SOON, Running, half, opening_request, raw_client, run_in_thread, running_server, wait_until
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "reference" / "websocket-node.rst"
+PAGE = DOCS / "reference" / "websocket-node.rst"
 
 
 class Quiet(WebSocketRequestHandler):
@@ -55,15 +54,7 @@ class Echo(Quiet):
 
 def rows() -> list[list[str]]:
     """Return the cells of each row of the page's tables."""
-    found: list[list[str]] = []
-    for line in PAGE.read_text().splitlines():
-        if line.startswith("   * - "):
-            found.append([line[7:]])
-        elif line.startswith("     - "):
-            found[-1].append(line[7:])
-        elif line.startswith("       ") and found:
-            found[-1][-1] += " " + line.strip()
-    return [cells for cells in found if cells[0] != "WebSocket-Node"]
+    return [cells for cells in table_rows(PAGE) if cells[0] != "WebSocket-Node"]
 
 
 def exists(name: str) -> bool:
@@ -94,13 +85,7 @@ class TestPage:
         assert [name for name in ours if not exists(name)] == []
 
     def test_every_test_exists(self) -> None:
-        missing = []
-        for cells in rows():
-            for file, names in re.findall(r"``([\w/]+\.py)``:? ?((?:``\w+``(?:, )?)*)", cells[2]):
-                source = (ROOT / "tests" / file).read_text()
-                names = re.findall(r"``(\w+)``", names)
-                missing += [f"{file} {name}" for name in names if not re.search(rf"(?:def|class) {name}\b", source)]
-        assert missing == []
+        assert [missing for cells in rows() for missing in missing_tests(cells[2])] == []
 
     def test_all_traps_are_there(self) -> None:
         first = [cells[0].split(":")[0] for cells in rows() if re.match(r"T\d+:", cells[0])]
@@ -472,6 +457,6 @@ def test_extensions_may_be_offered_and_declined() -> None:
 
 
 def test_nothing_outside_the_standard_library_is_imported() -> None:
-    sources = [path.read_text() for path in (ROOT / "websocketserver").rglob("*.py")]
+    sources = [path.read_text() for path in (DOCS.parent / "websocketserver").rglob("*.py")]
     imported = {name for source in sources for name in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)}
     assert imported - set(sys.stdlib_module_names) <= {"websocketserver"}
