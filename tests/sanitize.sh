@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The C twin under AddressSanitizer and UBSan, and under Valgrind where that is installed: bash tests/sanitize.sh [stories]
+# The C twins under AddressSanitizer and UBSan, and under Valgrind where that is installed: bash tests/sanitize.sh [stories]
 # Needs a C compiler, and a Python with pytest and hypothesis: $PYTHON, else python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,14 +11,18 @@ cp -r websocketserver tests setup.cfg "$folder"
 cd "$folder"
 find . -name '*.so' -delete
 
-source=websocketserver/protocol/_speedups.c
+sources=(websocketserver/protocol/_speedups.c websocketserver/_express.c)
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-target=${source%.c}$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
-build() { cc -std=c11 -Wall -Wextra -Werror -g -fPIC -shared -I"$include" "$source" -o "$target" "$@"; }
+suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+build() {
+    for source in "${sources[@]}"; do
+        cc -std=c11 -Wall -Wextra -Werror -g -fPIC -shared -I"$include" "$source" -o "${source%.c}$suffix" "$@"
+    done
+}
 
 export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 CI=true
 unset WEBSOCKETSERVER_PURE
-tests=(tests/protocol/test_{masking,utf8,frames,speedups}.py)
+tests=(tests/protocol/test_{masking,utf8,frames,speedups}.py tests/test_express.py)
 
 echo "==> AddressSanitizer, UBSan"
 build -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -33,7 +37,10 @@ if command -v valgrind >/dev/null; then
     echo "==> Valgrind" # CPython reads a digit of integers that have none: what counts is what names our sources
     build -O1
     valgrind --log-file=valgrind.log --leak-check=no "$python" -m tests.protocol.fuzz_twins $((stories / 50))
+    valgrind --log-file=express.log --leak-check=no "$python" -m pytest -q -p no:cacheprovider --timeout 300 \
+        tests/test_express.py -k 'messages_come_and_go or NotSimple'
+    cat express.log >>valgrind.log
     grep -q 'ERROR SUMMARY' valgrind.log
-    if grep -B 12 -A 12 '(_speedups' valgrind.log; then exit 1; fi
+    if grep -E -B 12 -A 12 '\((_speedups|_express)' valgrind.log; then exit 1; fi
 fi
 echo "clean"

@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(websocketserver.__path__, "websocketserver.")
-    if not info.name.endswith(("__main__", "_speedups"))
+    if not info.name.endswith(("__main__", "_speedups", "_express"))
 )
 
 

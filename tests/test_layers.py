@@ -45,6 +45,8 @@ PLAN = """
     channel
     attendance
     fragments
+    _express
+    express
     trace
     sharing
     connection

@@ -19,6 +19,7 @@ from .channel import SLOW
 from .counters import Stats
 from .deadline import HASTE, Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
+from .express import receive_at_once, send_at_once
 from .fragments import as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
@@ -124,7 +125,7 @@ class WebSocketConnection(SharingChannel):
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._receiver.decode_text = decode
         while True:
-            event = self._next(deadline)
+            event = (receive_at_once(self, False) if timeout is None else None) or self._next(deadline)
             if isinstance(event, Message):
                 return _as_asked(event, decode)
 
@@ -152,7 +153,7 @@ class WebSocketConnection(SharingChannel):
         thread = threading.get_ident()
         try:
             while True:
-                event = self._next(NEVER, ahead=True)
+                event = receive_at_once(self, True) or self._next(NEVER, ahead=True)
                 if self._inbox and self._sent is None:
                     self._gathering = thread
                     gatherers[thread] = self
@@ -184,6 +185,12 @@ class WebSocketConnection(SharingChannel):
         says whether the connection is still usable or, because part of the message had left, was aborted.
         Raises ConnectionClosed, and TypeError for any other kind of message.
         """
+        sent = send_at_once(self, message) if text is None else False
+        if sent:
+            return
+        if sent is None:
+            self._send_rest(Deadline(timeout))
+            return
         data, is_text = (message.encode(), True) if text is None and type(message) is str else as_payload(message, text)
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
@@ -202,6 +209,18 @@ class WebSocketConnection(SharingChannel):
                 raise self._sending_failed(error) from None
             if not whole:
                 self._not_sent(sender.encoded)
+            self._messages_sent += 1
+        finally:
+            self._unlock_output()
+
+    def _send_rest(self, deadline: Deadline) -> None:
+        """Holding the write lock, send what is left of a message, and leave the lock."""
+        try:
+            try:
+                if not self._output.write_pending(deadline):
+                    raise TimeoutError
+            except BaseException as error:
+                raise self._sending_failed(error) from None
             self._messages_sent += 1
         finally:
             self._unlock_output()

@@ -94,8 +94,12 @@ class Transport(ABC):
 class PlainTransport(Transport):
     """A stream socket as it is."""
 
+    __slots__ = ("direct",)
+
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
+        #: the descriptor for those who may go around the socket object (express.py), -1 where that is not the usual one
+        self.direct = sock.fileno() if DONT_WAIT and type(sock) is socket.socket else -1
         if (sock.gettimeout() is None) is not bool(DONT_WAIT):
             sock.setblocking(bool(DONT_WAIT))
 

@@ -45,6 +45,30 @@ class Receiver:
     messages come as Fragment events, in pieces as they arrive.
     """
 
+    __slots__ = (
+        "_active",
+        "_always_fragments",
+        "_as_fragments",
+        "_characters",
+        "_decoders",
+        "_filled",
+        "_fin",
+        "_fragmented",
+        "_frames",
+        "_in_message",
+        "_max_fragments",
+        "_max_size",
+        "_next_too",
+        "_payload",
+        "_size",
+        "_text",
+        "_utf8",
+        "closed",
+        "decode_text",
+        "in_frame",
+        "parser",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -248,6 +272,19 @@ class Sender:
     client uses it. ``fragment_size`` (bytes) splits messages into frames, None leaves them whole.
     """
 
+    __slots__ = (
+        "_active",
+        "_encoders",
+        "_fragment_size",
+        "_new_key",
+        "_opcode",
+        "_rsv",
+        "close_sent",
+        "encoded",
+        "plain",
+        "sharing",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -260,6 +297,7 @@ class Sender:
         self._encoders = [codec.encoder for codec in codecs]
         self._fragment_size = fragment_size
         self.sharing = self._sharing()  # what others must have too to send the same bytes; None: nobody ever does
+        self.plain = not codecs and fragment_size is None  # a message is one frame with its bytes as they are
         self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
         self.encoded = False  # whether the last message went through an encoder, which has gone on since
         self._opcode, self._rsv = 0, 0  # of the next frame of a message in pieces
@@ -269,7 +307,7 @@ class Sender:
         """Return the buffers of one message: one, unless it is large or split into frames."""
         opcode = TEXT if text else BINARY
         step = self._fragment_size
-        if not self._encoders and step is None:  # the common case
+        if self.plain:  # the common case
             if self._new_key is None and len(data) <= JOINED:
                 return [serialize(opcode, data)]
             return self._frame(opcode, data, True, 0)

@@ -1,0 +1,439 @@
+"""Express: with C the same happens as without, in fewer steps; what is not simple is left alone.
+
+All other tests of connections go this way too, where C is built, and the other with WEBSOCKETSERVER_PURE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
+from websocketserver import connection as module
+from websocketserver.protocol.events import Message
+from websocketserver.pump import Turn
+
+from .support import RawPeer, frame, half, pipe, run_in_thread, wait_until
+
+HAVE_C = express.receive_at_once.__module__ != express.__name__
+
+LARGE = 200  # messages of 16 KiB: more than a socket holds
+
+
+@pytest.fixture(params=["at once", "step by step"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "step by step":
+        monkeypatch.setattr(module, "receive_at_once", lambda connection, ahead: None)
+        monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
+    return str(request.param)
+
+
+@pytest.fixture(params=list(Role), ids=lambda role: role.value)
+def role(request: pytest.FixtureRequest) -> Role:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def ends(role: Role) -> Iterator[tuple[WebSocketConnection, RawPeer]]:
+    with half(role, settings=Settings(ping_interval=None)) as pair:
+        yield pair
+
+
+Ends = tuple[WebSocketConnection, RawPeer]
+
+
+def frames(connection: WebSocketConnection, count: int) -> list[bytes]:
+    key = b"\x01\x02\x03\x04" if connection.role is Role.SERVER else None
+    return [frame(1, b"%d" % number, key=key) for number in range(count)]
+
+
+def counted(connection: WebSocketConnection) -> tuple[int, int]:
+    return connection.stats.messages_received, connection.stats.messages_sent
+
+
+def test_the_seam_chooses() -> None:
+    assert HAVE_C is not bool(os.environ.get("WEBSOCKETSERVER_PURE"))
+
+
+@pytest.mark.usefixtures("way")
+class TestBothWays:
+    @pytest.mark.parametrize(
+        "message", ["", "text", "é" * 100, "\N{GRINNING FACE}", b"", b"bytes", bytes(16384), b"x" * 20000]
+    )
+    def test_messages_come_and_go(self, ends: Ends, message: str | bytes) -> None:
+        connection, peer = ends
+        payload = message.encode() if isinstance(message, str) else message
+        opcode = 1 if isinstance(message, str) else 2
+        for _ in range(2):
+            connection.send(message)
+            assert peer.read_frame() == (opcode, payload, True, 0, connection.role is Role.CLIENT)
+            peer.frame(opcode, payload)
+            assert connection.recv() == message
+        assert counted(connection) == (2, 2)
+        head = (2 if len(payload) < 126 else 4) + (4 if connection.role is Role.CLIENT else 0)
+        assert connection.stats.bytes_sent == 2 * (len(payload) + head)
+
+    def test_what_comes_together(self, ends: Ends) -> None:
+        connection, peer = ends
+        peer.send(b"".join(frames(connection, 5)))
+        assert [connection.recv() for _ in range(5)] == ["0", "1", "2", "3", "4"]
+        peer.send(b"".join(frames(connection, 5)))
+        for number, event in enumerate(connection.events()):
+            assert event == Message(str(number), True)
+            connection.send(f"re {number}")
+            if number == 4:
+                break
+        connection._output.flush(gathered=True)
+        assert [peer.read_frame().payload for _ in range(5)] == [b"re %d" % number for number in range(5)]
+        assert counted(connection) == (10, 5)
+
+    def test_text_as_bytes(self, ends: Ends) -> None:
+        connection, peer = ends
+        peer.frame(1, "é".encode())
+        assert connection.recv(decode=False) == "é".encode()
+
+    def test_pieces_of_a_frame(self, ends: Ends) -> None:
+        connection, peer = ends
+        receiving = run_in_thread(connection.recv)
+        for byte in frames(connection, 3)[2]:
+            peer.send(bytes([byte]))
+        assert receiving.result() == "2"
+
+    def test_control_frames_between(self, ends: Ends) -> None:
+        connection, peer = ends
+        peer.frame(9, b"ping")
+        peer.frame(1, b"text")
+        assert connection.recv() == "text"
+        assert peer.read_frame().payload == b"ping"
+
+    def test_text_that_is_none(self, ends: Ends) -> None:
+        connection, peer = ends
+        peer.frame(1, b"\xff")
+        with pytest.raises(ConnectionClosed, match="UTF-8"):
+            connection.recv()
+
+    def test_end_of_the_stream(self, ends: Ends) -> None:
+        connection, peer = ends
+        receiving = run_in_thread(connection.recv)
+        wait_until(lambda: connection._pumping)
+        peer.sock.close()
+        with pytest.raises(ConnectionClosed, match="the stream ended without a Close"):
+            receiving.result()
+
+    def test_reset(self, role: Role) -> None:
+        with half(role, tcp=True) as (connection, peer):
+            receiving = run_in_thread(connection.recv)
+            wait_until(lambda: connection._pumping)
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            peer.sock.close()
+            with pytest.raises(ConnectionClosed, match="Connection reset by peer"):
+                receiving.result()
+            with pytest.raises(ConnectionClosed):
+                connection.send("x")
+
+    def test_abort_wakes_who_waits(self, ends: Ends) -> None:
+        connection, _ = ends
+        receiving = run_in_thread(connection.recv)
+        wait_until(lambda: connection._pumping)
+        connection.abort()
+        with pytest.raises(ConnectionClosed):
+            receiving.result()
+        assert connection.fileno() == -1
+
+    def test_who_waits_for_the_pump_is_told(self, ends: Ends) -> None:
+        connection, peer = ends
+        receivers = [run_in_thread(connection.recv) for _ in range(3)]
+        wait_until(lambda: connection._waiting == 2)
+        for number in range(3):
+            peer.frame(1, b"%d" % number)
+        assert sorted(receiver.result() for receiver in receivers) == ["0", "1", "2"]
+
+    def test_more_than_the_socket_takes(self, ends: Ends) -> None:
+        """Sends that take a part of a message are finished, and nothing comes between."""
+        connection, peer = ends
+        messages = [bytes([number % 256]) * (16384 - number) for number in range(LARGE)]
+
+        def send_all() -> None:
+            for message in messages:
+                connection.send(message)
+
+        sending = run_in_thread(send_all)
+        wait_until(lambda: connection._output.rest or connection._output.lock.locked())
+        assert [peer.read_frame().payload for _ in messages] == messages
+        sending.result()
+        assert connection.stats.messages_sent == LARGE
+
+    def test_nobody_reads(self, role: Role) -> None:
+        with half(role, settings=Settings(send_timeout=0.05)) as (connection, _):
+            with pytest.raises(TimeoutError):
+                while True:
+                    connection.send(bytes(16000))
+
+    def test_several_threads(self) -> None:
+        with pipe() as (client, server):
+            senders = [run_in_thread(self.send_many, client, name) for name in "abc"]
+            got = [server.recv() for _ in range(300)]
+            for sender in senders:
+                sender.result()
+            for name in "abc":
+                assert [text for text in got if text[0] == name] == [f"{name}{number}" for number in range(100)]
+
+    def send_many(self, connection: WebSocketConnection, name: str) -> None:
+        for number in range(100):
+            connection.send(f"{name}{number}")
+
+    @pytest.mark.parametrize("message", ["\ud800", None, 5, [b"x"]])
+    def test_what_cannot_be_sent(self, ends: Ends, message: Any) -> None:
+        with pytest.raises((TypeError, UnicodeEncodeError)):
+            ends[0].send(message)
+        ends[0].send("x")
+        assert ends[1].read_frame().payload == b"x"
+
+
+@pytest.fixture
+def schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No timer comes between."""
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
+
+
+#: What makes it not simple to receive, to send: by the name of an attribute, and what it may be.
+NOT_RECEIVING: dict[str, object] = {
+    "_turn": Turn(),
+    "_input_over": True,
+    "_pumping": True,
+    "_over": True,
+    "_announce": lambda: None,
+    "_gathering": 1,
+    "_sent": object(),
+    "_held": object(),
+    "_failed": True,
+    "_skipping": True,
+    "_output.queued": [(9, b"")],
+    "_output.rest": [b"rest"],
+    "_receiver.in_frame": True,
+    "_receiver._in_message": True,
+    "_receiver._as_fragments": True,
+    "_receiver.closed": True,
+    "_transport.direct": -1,
+    "_transport": None,
+}
+NOT_SENDING: dict[str, object] = {
+    "_sent": object(),
+    "_input_over": True,
+    "_speaker": Turn(),
+    "_gathering": 1,
+    "_output.queued": [(9, b"")],
+    "_output.rest": [b"rest"],
+    "_output.broken": "broken",
+    "_output.gathered": bytearray(b"gathered"),
+    "_output.sender.plain": False,
+    "_output.sender.close_sent": True,
+    "_transport.direct": -1,
+    "_transport": None,
+}
+
+
+def change(connection: WebSocketConnection, path: str, value: object) -> Callable[[], None]:
+    """Set an attribute; return how to undo that."""
+    *steps, name = path.split(".")
+    owner: Any = connection
+    for step in steps:
+        owner = getattr(owner, step)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return lambda: setattr(owner, name, before)
+
+
+if HAVE_C:  # else there is nothing but the other way
+
+    @pytest.mark.usefixtures("schedule")
+    class TestNotSimple:
+        """Nothing is done then, and nothing waited for."""
+
+        @pytest.mark.parametrize("name", NOT_RECEIVING)
+        def test_receiving(self, ends: Ends, name: str) -> None:
+            connection, peer = ends
+            peer.frame(1, b"text")
+            undo = change(connection, name, NOT_RECEIVING[name])
+            assert express.receive_at_once(connection, False) is None
+            undo()
+            assert connection.stats.bytes_received == 0
+            assert express.receive_at_once(connection, False) == Message("text", True)
+            assert connection.stats.messages_received == 1
+            assert not connection._pumping
+
+        @pytest.mark.parametrize("name", NOT_SENDING)
+        def test_sending(self, ends: Ends, name: str) -> None:
+            connection, peer = ends
+            undo = change(connection, name, NOT_SENDING[name])
+            assert express.send_at_once(connection, "text") is False
+            undo()
+            assert counted(connection) == (0, 0)
+            assert express.send_at_once(connection, "text") is True
+            assert peer.read_frame().payload == b"text"
+            assert connection.stats.messages_sent == 1
+            assert not connection._output.lock.locked()
+
+        def test_locks_that_others_hold(self, ends: Ends) -> None:
+            connection, peer = ends
+            peer.frame(1, b"text")
+            with connection._lock:
+                assert express.receive_at_once(connection, False) is None
+            with connection._output.lock:
+                assert express.send_at_once(connection, "text") is False
+            assert express.receive_at_once(connection, False) == Message("text", True)
+
+        @pytest.mark.parametrize(
+            "message", [bytes(16385), "é" * 8193, bytearray(b"x"), memoryview(b"x"), None, "\ud800"]
+        )
+        def test_messages(self, ends: Ends, message: object) -> None:
+            assert express.send_at_once(ends[0], message) is False
+
+        def test_tls(self) -> None:
+            with half(tls=True) as (connection, peer):
+                peer.frame(1, b"text")
+                assert express.receive_at_once(connection, False) is None
+                assert express.send_at_once(connection, "text") is False
+
+        def test_compression(self) -> None:
+            settings = Settings(compression=PerMessageDeflate(threshold=0))
+            with pipe(client=settings, server=settings, negotiate_extensions=True) as (client, server):
+                assert express.send_at_once(client, "text") is False
+                client.send("text")
+                assert server.recv() == "text"
+
+        def test_a_full_socket(self, ends: Ends) -> None:
+            """What is begun is left pending, with the lock held; where nothing is taken, nothing is done."""
+            connection, peer = ends
+            sent = 0
+            while (done := express.send_at_once(connection, bytes(16384))) is True:
+                sent += 1
+            assert connection.stats.messages_sent == sent
+            if done is None:
+                assert connection._output.lock.locked()
+                assert len(connection._output.rest) == 1
+                sending = run_in_thread(connection._send_rest, module.NEVER)
+                sent += 1
+            else:
+                sending = run_in_thread(lambda: None)
+            assert not any(peer.read_frame().payload.strip(b"\0") for _ in range(sent))
+            sending.result()
+            assert not connection._output.lock.locked()
+
+        @pytest.mark.parametrize("arguments", [(), (None, False), (5, "x"), (None,)])
+        def test_arguments(self, arguments: tuple[object, ...]) -> None:
+            for function in (express.receive_at_once, express.send_at_once):
+                with pytest.raises(TypeError):
+                    function(*arguments)  # type: ignore[arg-type,call-arg]
+
+    @pytest.mark.usefixtures("schedule")
+    class TestSimple:
+        def test_what_is_in_the_inbox_comes_first(self, ends: Ends) -> None:
+            connection, peer = ends
+            peer.send(b"".join(frames(connection, 4)))
+            assert express.receive_at_once(connection, True) == Message("0", True)
+            assert len(connection._inbox) == 3
+            assert connection._inbox_size == 3 * 65
+            for number in range(1, 4):
+                assert express.receive_at_once(connection, True) == Message(str(number), True)
+            assert connection._inbox_size == 0
+
+        def test_without_looking_ahead_it_stays_with_the_parser(self, ends: Ends) -> None:
+            connection, peer = ends
+            peer.send(b"".join(frames(connection, 2)))
+            assert express.receive_at_once(connection, False) == Message("0", True)
+            assert connection._unparsed and not connection._inbox
+            assert express.receive_at_once(connection, False) == Message("1", True)
+            assert not connection._unparsed
+
+        def test_gathering(self, ends: Ends) -> None:
+            """The first goes the long way, which has the timer see to it; so does the one that makes it enough."""
+            connection, _ = ends
+            connection._gathering = threading.get_ident()
+            assert express.send_at_once(connection, "one") is False
+            connection._output.gathered += b"x"
+            assert express.send_at_once(connection, "two") is True
+            assert connection._output.gathered.startswith(b"x\x81")
+            connection._output.gathered += bytes(1 << 16)
+            assert express.send_at_once(connection, "three") is False
+
+        def test_what_is_queued_meanwhile_leaves_too(self, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+            connection, peer = ends
+            lock = connection._output.lock
+            sending = run_in_thread(self.send_until_full, connection)
+            wait_until(lambda: lock.locked() or not sending.running)
+            connection._output.queue(9, b"ping")
+            while peer.read_frame().payload != b"ping":
+                pass
+            connection.abort()
+            with pytest.raises(ConnectionClosed):
+                sending.result()
+
+        def send_until_full(self, connection: WebSocketConnection) -> None:
+            while True:
+                connection.send(bytes(16384))
+
+        def test_an_interrupt_while_waiting_loses_nothing(self, ends: Ends) -> None:
+            connection, peer = ends
+            main = threading.main_thread().ident
+            assert main is not None
+
+            def interrupt() -> None:
+                wait_until(lambda: connection._pumping)
+                signal.pthread_kill(main, signal.SIGINT)
+
+            interrupting = run_in_thread(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                express.receive_at_once(connection, False)
+            interrupting.result()
+            assert not connection._pumping
+            peer.frame(1, b"text")
+            assert express.receive_at_once(connection, False) == Message("text", True)
+
+        def test_a_signal_that_raises_nothing_is_waited_out(self, ends: Ends) -> None:
+            connection, peer = ends
+            main = threading.main_thread().ident
+            assert main is not None
+            seen: list[int] = []
+            before = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
+
+            def disturb() -> None:
+                wait_until(lambda: connection._pumping)
+                signal.pthread_kill(main, signal.SIGUSR1)
+                wait_until(lambda: seen)
+                peer.frame(1, b"text")
+
+            try:
+                disturbing = run_in_thread(disturb)
+                assert express.receive_at_once(connection, False) == Message("text", True)
+                disturbing.result()
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+
+        def test_nothing_leaks(self, ends: Ends) -> None:
+            connection, peer = ends
+
+            def talk() -> None:
+                for _ in range(300):
+                    peer.frame(1, b"some text")
+                    assert connection.recv() == "some text"
+                    connection.send(b"some bytes")
+                    peer.read_frame()
+                    express.send_at_once(connection, "\ud800")
+
+            talk()
+            tracemalloc.start()
+            try:
+                talk()
+                before = tracemalloc.get_traced_memory()[0]
+                talk()
+                assert tracemalloc.get_traced_memory()[0] - before < 1000
+            finally:
+                tracemalloc.stop()

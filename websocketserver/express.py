@@ -1,0 +1,41 @@
+"""Express: the common case of receiving and of sending, each in one call, where C can do it.
+
+Owns     receive_at_once, send_at_once. Python has no shorter way than connection.py's own, so here they only say
+         that they have done nothing; connection.py then goes its way. That is the specification: with C the
+         same happens in fewer steps, or nothing at all has happened.
+Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .fragments import FragmentedChannel
+from .protocol.events import AppEvent
+
+__all__ = ["receive_at_once", "send_at_once"]
+
+
+def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
+    """Return the next event, waiting for it without a deadline if need be; None where that is not simple.
+
+    With ``ahead``, what has come with it is put into the inbox. As for recv, an interrupt while waiting loses nothing.
+    """
+    return None
+
+
+def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | None:
+    """Send a message without waiting, or gather it; return False where nothing was done.
+
+    None: it was begun, what is left of it is pending, and the caller holds the write lock.
+    """
+    return False
+
+
+# The seam. To the type checker and the reader the code above is the specification.
+if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
+    try:
+        from ._express import receive_at_once, send_at_once
+    except ImportError:
+        pass
