@@ -19,6 +19,7 @@ from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings,
 from websocketserver import connection as module
 from websocketserver.protocol.events import Message
 from websocketserver.pump import Turn
+from websocketserver.trace import TracedFrame
 
 from .support import RawPeer, frame, half, pipe, run_in_thread, wait_until
 
@@ -301,6 +302,22 @@ if HAVE_C:  # else there is nothing but the other way
                 peer.frame(1, b"text")
                 assert express.receive_at_once(connection, False) is None
                 assert express.send_at_once(connection, "text") is False
+
+        def test_stand_ins(self, ends: Ends) -> None:
+            """A trace has them in place of parser and sender, also one that begins while somebody waits."""
+            connection, peer = ends
+            receiving = run_in_thread(connection.recv)
+            wait_until(lambda: connection._pumping)
+            told: list[TracedFrame] = []
+            connection.trace(told.append)
+            assert express.send_at_once(connection, "text") is False
+            peer.frame(1, b"text")
+            assert receiving.result() == "text"
+            wait_until(lambda: told)
+            peer.frame(1, b"more")
+            assert express.receive_at_once(connection, False) is None
+            connection.trace(None)
+            assert express.receive_at_once(connection, False) == Message("more", True)
 
         def test_compression(self) -> None:
             settings = Settings(compression=PerMessageDeflate(threshold=0))

@@ -250,8 +250,9 @@ static int note_end(const State *state, PyObject *self, const char *detail)
 }
 
 /* As the pump, feed the parser what was read. */
-static int take_in(const State *state, PyObject *self, PyObject *parser, PyObject *data)
+static int take_in(const State *state, PyObject *self, PyObject *receiver, PyObject *data)
 {
+    PyObject *parser = GET(RECEIVER, parser, receiver);
     Py_ssize_t size = PyBytes_GET_SIZE(data);
     int room = size < state->values[LITTLE] ? LITTLE : READ_SIZE;
     PyObject *fed = PyObject_CallMethodOneArg(parser, state->names[NAME_feed], data);
@@ -264,7 +265,7 @@ static int take_in(const State *state, PyObject *self, PyObject *parser, PyObjec
 
 /* As the pump, wait for input and feed it: 1 if there is some, 0 if not, -1 with an exception.
    ``lost`` tells whether bytes have been read when an exception comes. */
-static int read_input(const State *state, PyObject *self, PyObject *parser, int fd, int *lost)
+static int read_input(const State *state, PyObject *self, PyObject *receiver, int fd, int *lost)
 {
     Py_ssize_t room = PyLong_AsSsize_t(GET(CONNECTION, _room, self));
     PyObject *data = NULL;
@@ -283,15 +284,18 @@ static int read_input(const State *state, PyObject *self, PyObject *parser, int 
     int result = -1;
     *lost = 1;
     if (PyErr_CheckSignals() == 0)
-        result = PyBytes_GET_SIZE(data) ? take_in(state, self, parser, data) == 0 ? 1 : -1
+        result = PyBytes_GET_SIZE(data) ? take_in(state, self, receiver, data) == 0 ? 1 : -1
                                         : note_end(state, self, "the stream ended without a Close");
     Py_DECREF(data);
     return result;
 }
 
 /* As the pump, return the next message, or None where there is none, or it needs a second look. */
-static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, PyObject *parser, int ahead)
+static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int ahead)
 {
+    PyObject *parser = GET(RECEIVER, parser, receiver);
+    if (!is_plain(state, PARSER, parser)) /* since this began to wait */
+        return Py_NewRef(Py_None);
     PyObject *args[] = {parser, GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver)};
     PyObject *message = PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
     if (!message || message == Py_None)
@@ -334,16 +338,14 @@ static void leave_with_error(const State *state, PyObject *self, int lost)
 
 static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int ahead)
 {
-    PyObject *parser = GET(RECEIVER, parser, receiver), *message = NULL;
+    PyObject *message = NULL;
     int lost = IS(CONNECTION, _unparsed, self, Py_True);
-    Py_INCREF(parser);
     put_bool(state, self, CONNECTION_pumping, 1);
-    int input = lost ? 1 : read_input(state, self, parser, fd, &lost);
+    int input = lost ? 1 : read_input(state, self, receiver, fd, &lost);
     if (input == 0)
         message = Py_NewRef(Py_None);
     else if (input > 0)
-        message = next_message(state, self, receiver, parser, ahead);
-    Py_DECREF(parser);
+        message = next_message(state, self, receiver, ahead);
     if (!message)
         leave_with_error(state, self, lost);
     else if (leave_pump(state, self) < 0 ||
