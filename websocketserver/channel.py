@@ -284,7 +284,8 @@ class Channel(Pump):
                 self._detail = detail
             self._notify_locked()
         try:
-            self._transport.shutdown()  # wakes the pump and the writer
+            if not (self._eof and self._output.finished):  # else both directions have ended already
+                self._transport.shutdown()  # wakes the pump and the writer
         finally:
             self._cutting = False
             self._release()

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import ClassVar, NamedTuple
 
 from .admission import TRY_LATER
-from .connection import WebSocketConnection
+from .connection import State, WebSocketConnection
 from .deadline import HASTE
 from .exceptions import ConnectionClosed, HandshakeError
 from .hooks import Hooks
@@ -160,10 +160,10 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def finish(self) -> None:
         """End the connection, within its close_timeout, or the HTTP stream."""
-        if self._upgraded:
-            self.websocket.close()
-        else:
+        if not self._upgraded:
             super().finish()
+        elif self.websocket.state is not State.CLOSED:
+            self.websocket.close()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """As inherited; once the connection is a WebSocket, close it with 1011 instead."""
@@ -211,7 +211,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def serve_ready(self) -> bool:
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
-        if not self._hooks_over:
+        if self._end_error is None and not self._hooks_over:
             self._guard(self._handle_ready)
             if self._end_error is None and not self._hooks_over:
                 return True

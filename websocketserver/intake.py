@@ -231,6 +231,9 @@ class Intake(ABC):
                 self._idle = True
                 # Who holds the write lock sees to what is pending; to poll for that meanwhile would be to spin.
                 pending = output.waits and not output.lock.locked()
+                if not pending and deadline.passed():  # there is nothing: no need to ask again
+                    self._idle = False
+                    return False
                 readable, writable = self._transport.wait(True, pending, deadline)
                 self._idle = False
                 if writable:

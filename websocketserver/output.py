@@ -44,6 +44,7 @@ class Output:
         "broken",
         "bytes_sent",
         "drained",
+        "finished",
         "gathered",
         "lock",
         "queued",
@@ -63,6 +64,7 @@ class Output:
         self.lock = threading.Lock()  # the write lock: guards sender, broken, gathered, rest
         self.sender = sender
         self.broken = ""  # why nothing can be sent any more
+        self.finished = False  # our half of the stream was ended
         self.bytes_sent = 0
         self.drained = 0  # bytes taken by a socket that had been full: the peer is reading
         self._stuck = False  # the socket did not take all of rest
@@ -234,6 +236,7 @@ class Output:
                 opcode, payload = self.queued.pop(0)
             if opcode == FIN:
                 self._transport.shutdown_write()
+                self.finished = True
             elif not self.sender.close_sent:  # nothing follows a Close (5.5.1)
                 self.rest = [self.sender.control(opcode, payload)]
                 return True

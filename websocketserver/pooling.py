@@ -349,7 +349,7 @@ class _Client(Tenant):
         if self.away:  # and whoever has taken it away may not have seen the connection
             self._connection.set_polled(False)
         handler.serve_open()
-        if not handler.serve_ready():
+        if handler.websocket.is_ready() and not handler.serve_ready():
             self._end()
 
     def serve_apart(self, code: CloseCode | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from .protocol.deflate import PerMessageDeflate
@@ -61,7 +62,10 @@ class Settings:
     @classmethod
     def of(cls, handler: object) -> Settings:
         """Return the settings that an object has as attributes of the same names, defaults for the rest."""
-        values: tuple[Any, ...] = tuple(getattr(handler, name, default) for name, default in _DEFAULTS)
+        try:
+            values: tuple[Any, ...] = _get_all(handler)
+        except AttributeError:
+            values = tuple(getattr(handler, name, default) for name, default in _DEFAULTS)
         try:
             settings = _known.get(values)
         except TypeError:  # unhashable, such as a list of extensions
@@ -74,6 +78,7 @@ class Settings:
 
 
 _DEFAULTS = tuple((field.name, field.default) for field in fields(Settings))
+_get_all = attrgetter(*(name for name, _ in _DEFAULTS))
 _known: dict[tuple[object, ...], Settings] = {}  # most handlers of a server share one; dict operations are atomic
 
 

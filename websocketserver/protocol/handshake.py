@@ -9,7 +9,7 @@ Version 8 is draft hybi-08: the same on the wire, but its origin is in Sec-WebSo
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,8 +167,10 @@ def _check_target(head: RequestHead) -> str:
 
 def _check_version(fields: Mapping[str, list[str]], versions: Sequence[int]) -> int:
     """Return the version asked for (4.2.1, 6; 4.4)."""
-    allowed = ", ".join(map(str, versions))
     version = _single(fields, "Sec-WebSocket-Version")
+    if version == "13" and 13 in versions:
+        return 13
+    allowed = ", ".join(map(str, versions))
     if version is None and "sec-websocket-key" not in fields:  # drafts hixie-75 and -76
         raise HeadError(f"this is no opening handshake of RFC 6455: use Sec-WebSocket-Version {allowed}")
     if version is not None and not _match_version(version):
@@ -204,7 +206,8 @@ def _offered_extensions(values: list[str] | None) -> Extensions:
 
 def _lists(fields: Mapping[str, list[str]], key: str, name: str) -> bool:
     """Return whether the header is a list that has this name, in any case."""
-    return any(name == item.strip(" \t") for item in ",".join(fields.get(key, ())).lower().split(","))
+    value = ",".join(fields.get(key, ())).lower()
+    return value == name or name in [item.strip(" \t") for item in value.split(",")]
 
 
 def _single(fields: Mapping[str, list[str]], name: str) -> str | None:
@@ -240,7 +243,8 @@ def _with_port(host: str, default: int) -> tuple[str, int] | None:
 
 def accept_key(key: str) -> str:
     """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (4.2.2, 5.4)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+    digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def response_fields(
