@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import struct
 import urllib.request
 from typing import Any
 
@@ -11,12 +14,14 @@ import pytest
 from websocketserver import Router, WebSocketClient, WebSocketRequestHandler
 from websocketserver.logs import printable, redacted
 
-from .support import SOON, Running, opening_request, raw_client, running_server, wait_until
-from .test_handler import Quiet, default_server, leave, lines, pytest_generate_tests, serving
+from .support import SOON, Running, certificates, frame, opening_request, raw_client, running_server, wait_until
+from .test_handler import MASK, Quiet, default_server, leave, lines, pytest_generate_tests, serving
 from .test_httphandler import exchange
+from .test_requirements import FRAMES, HANDSHAKES
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
 
+TEXT, CLOSE = 1, 8
 CLOSED = re.compile(
     r'"(?P<request>[^"]*)" closed (?P<code>\d+) after (?P<seconds>\d+\.\d{3}) s, '
     r"received (\d+) messages \((\d+) bytes\), sent (\d+) messages \((\d+) bytes\)(: (?P<why>.+))?"
@@ -164,6 +169,56 @@ class TestSecrets:
             exchange(running, opening_request("/?token=s3cret"))
             wait_until(lambda: running.errors)
         assert "sequence of names" in str(running.errors[0])
+
+
+EVIL = "\x1b[2J\x9b1m\u202e\x85\x7f"
+HOSTILE = [
+    *(row[1] for row in HANDSHAKES),
+    *(opening_request() + row[1] for row in FRAMES),
+    opening_request() + frame(CLOSE, b"\x03\xea" + EVIL.encode(), key=MASK),
+    opening_request() + frame(CLOSE, b"\x0f\xa0" + b"x" * 123, key=MASK),
+    opening_request("/?token=s3cret&" + "x" * 8000) + frame(TEXT, b"s3cret \xff", key=MASK),
+    opening_request().replace(b"GET / ", b"GET /\x1b[2J\x07 "),
+    opening_request().replace(b"GET / ", b"\x1b]0;title\x07 / "),
+    opening_request("/?access_token=s3cret" + "\x9b"),
+    opening_request(headers={"Host": "\x9bevil"}),
+    opening_request(headers={"Origin": "http://evil\x9b2J"}),
+    opening_request(headers={"X-Forwarded-For": "1.2.3.4, \x9b2J"}),
+    opening_request(headers={"Sec-WebSocket-Protocol": "bearer.s3cret \x9b"}),
+    opening_request(headers={"Sec-WebSocket-Version": "\x9b"}),
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: \x1b\r\nAuthorization: Bearer s3cret\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer s3cret\x00\r\n\r\n",
+    b"\x1b[2J\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"",
+    b"GET",
+]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_hostile_peers_leave_few_short_lines_without_controls_and_secrets(tls: bool) -> None:
+    """And never a traceback: for that, running_server sees to it that no handler raises."""
+    secrets = b"Authorization: Bearer s3cret\r\nCookie: session=s3cret\r\nHost: "
+    with serving(tls=tls, trusted_proxies=("127.0.0.1",), close_timeout=0.2) as running:
+        for number, attack in enumerate(HOSTILE):
+            sock = socket.create_connection(running.address[:2], SOON)
+            if tls and number % 8:  # else what is sent is no TLS
+                sock = certificates().client.wrap_socket(sock, server_hostname="localhost")
+            with sock, contextlib.suppress(OSError):
+                sock.sendall(attack.replace(b"Host: ", secrets, 1))
+                if number % 4 == 3:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                else:
+                    socket.socket.shutdown(sock, socket.SHUT_WR)
+                    while sock.recv(1 << 16):
+                        pass
+        wait_until(lambda: running.server.stats.sockets_open == 0)
+    assert len(HOSTILE) < len(lines(running)) < 2 * len(HOSTILE)
+    for line in lines(running):
+        assert line.isascii(), line
+        assert line.isprintable(), line
+        assert len(line) < 1000
+        assert "s3cret" not in line
 
 
 class TestRequests:
