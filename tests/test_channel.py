@@ -75,7 +75,7 @@ class TestFullDuplex:
         self.both_send(tls, 20 * MB, SOON)
 
     def test_both_ends_send_100_mb_at_once_and_nobody_receives(self, tls: bool) -> None:
-        self.both_send(tls, 100 * MB, 15, tcp=True)
+        self.both_send(tls, 100 * MB, 50, tcp=True)
 
     def test_both_ends_send_many_messages_at_once_and_nobody_receives(
         self, tls: bool, monkeypatch: pytest.MonkeyPatch

@@ -569,7 +569,7 @@ class TestReport:
         with serving(Handler, server_class=server_class, go=go) as running, connected(running) as sock:
             sock.sendall(PAGE)
             wait_until(lambda: events(running))
-            report = running.server.shutdown(0.3)
+            report = running.server.shutdown(1)  # half of that to end after the cut
             assert report == ((), (sock.getsockname(),), ())
 
     def test_begins_anew_with_each_serving(self, server_class: Any) -> None:

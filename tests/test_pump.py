@@ -115,6 +115,9 @@ class TestTimeouts:
             assert first.result() == "x"
 
 
+PINGS = frame(9, b"p" * 125, key=KEY) * 1000
+
+
 @contextlib.contextmanager
 def flood(peer: RawPeer, data: bytes) -> Iterator[None]:
     """Send the data again and again, and read nothing."""
@@ -122,9 +125,10 @@ def flood(peer: RawPeer, data: bytes) -> Iterator[None]:
     peer.sock.settimeout(50 * MS)
 
     def send() -> None:
+        rest = memoryview(data)
         while not stop.is_set():
             with contextlib.suppress(OSError):
-                peer.sock.sendall(data)
+                rest = rest[peer.sock.send(rest) :] or memoryview(data)
 
     flooding = run_in_thread(send)
     try:
@@ -138,7 +142,7 @@ class TestFlood:
     """A peer that sends on and on holds nobody past a deadline."""
 
     def test_recv_times_out_under_a_flood_of_pings(self, tls: bool) -> None:
-        with half(tls=tls) as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+        with half(tls=tls) as (connection, peer), flood(peer, PINGS):
             with pytest.raises(TimeoutError):
                 run_in_thread(connection.recv, 50 * MS).result()
 
@@ -146,11 +150,11 @@ class TestFlood:
         settings = Settings(max_fragments=None, max_message_size=None)
         with half(settings=settings) as (connection, peer):
             peer.frame(2, b"", fin=False)
-            with flood(peer, frame(0, b"x", fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
+            with flood(peer, frame(0, b"x" * 125, fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
                 run_in_thread(connection.recv, 50 * MS).result()
 
     def test_pong_is_awaited_no_longer_under_a_flood_of_pings(self) -> None:
-        with half() as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+        with half() as (connection, peer), flood(peer, PINGS):
             with pytest.raises(TimeoutError):
                 run_in_thread(connection.ping(b"other").wait, 50 * MS).result()
 
@@ -163,11 +167,11 @@ class TestFlood:
                 return args[0], readable(*args)[1]
 
             connection._transport.wait = wait  # type: ignore[method-assign]
-            with flood(peer, frame(9, b"p", key=KEY) * 1000), pytest.raises(TimeoutError):
+            with flood(peer, PINGS), pytest.raises(TimeoutError):
                 run_in_thread(connection.send, bytes(8 << 20), timeout=50 * MS).result()
 
     def test_close_ends_under_a_flood(self, tls: bool) -> None:
-        with half(tls=tls) as (connection, peer), flood(peer, frame(9, b"p", key=KEY) * 1000):
+        with half(tls=tls) as (connection, peer), flood(peer, PINGS):
             run_in_thread(connection.close, timeout=50 * MS).result()
             assert connection.state is State.CLOSED
 
