@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import ClassVar
 
+from .exceptions import HandshakeError
 from .protocol.grammar import parse_host
+from .protocol.headers import RequestHead, requested_host
 
-__all__ = ["AllowedHosts", "is_allowed_host"]
+__all__ = ["HostCheck", "is_allowed_host"]
 
 AllowedHosts = Sequence["str | re.Pattern[str]"]
+
+
+class HostCheck(BaseHTTPRequestHandler):
+    """How a handler looks at the host that a request is for."""
+
+    #: Hosts that requests may be for: names and addresses, with or without a port, and compiled patterns that must
+    #: match the whole name; None for any.
+    allowed_hosts: ClassVar[AllowedHosts | None] = None
+
+    _head: RequestHead
+
+    def check_host(self, host: str) -> bool:
+        """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
+
+        By default: one of ``allowed_hosts``. Others are answered 421 (RFC 9110, 7.4), upgrades and ordinary requests.
+        """
+        allowed = self.allowed_hosts
+        secure = isinstance(self.connection, ssl.SSLSocket)
+        return allowed is None or is_allowed_host(host, allowed, 443 if secure else 80)
+
+    def _require_host(self) -> None:
+        """Raise HandshakeError unless the request is for a host of ours."""
+        host = requested_host(self._head)
+        if not self.check_host(host):
+            raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
 
 
 def is_allowed_host(host: str, allowed: AllowedHosts, default_port: int) -> bool:

@@ -22,14 +22,13 @@ from .admission import TRY_LATER, place_of
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
-from .hosts import AllowedHosts, is_allowed_host
+from .hosts import HostCheck
 from .logs import RequestLog, printable, redacted
 from .protocol.headers import (
     Pairs,
     RequestHead,
     as_message,
     read_request_head,
-    requested_host,
     take_request_head,
 )
 from .registry import Accepted, Registry
@@ -43,7 +42,7 @@ TLS_RECORD = b"\x16"  # what a TLS client begins with, and no request: maybe wit
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
+class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
@@ -57,9 +56,6 @@ class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
-    #: Hosts that requests may be for: names and addresses, with or without a port, and compiled patterns that must
-    #: match the whole name; None for any.
-    allowed_hosts: ClassVar[AllowedHosts | None] = None
     disable_nagle_algorithm = True
 
     #: The client's certificate, as ssl.SSLSocket.getpeercert() gives it (dict), if it was asked for one and verified.
@@ -177,21 +173,6 @@ class StrictHTTPRequestHandler(CheckedResponses, RequestLog):
         """Tell the client to send its body (RFC 9110, 10.1.1); override to answer otherwise and return False."""
         self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
-
-    def check_host(self, host: str) -> bool:
-        """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
-
-        By default: one of ``allowed_hosts``. Others are answered 421 (RFC 9110, 7.4), upgrades and ordinary requests.
-        """
-        allowed = self.allowed_hosts
-        secure = isinstance(self.connection, ssl.SSLSocket)
-        return allowed is None or is_allowed_host(host, allowed, 443 if secure else 80)
-
-    def _require_host(self) -> None:
-        """Raise HandshakeError unless the request is for a host of ours."""
-        host = requested_host(self._head)
-        if not self.check_host(host):
-            raise HandshakeError(f"host {host or '(none)'} is not served here", HTTPStatus.MISDIRECTED_REQUEST)
 
     def _borrow(self, lender: StrictHTTPRequestHandler) -> None:
         vars(self).update({name: value for name, value in vars(lender).items() if name not in KEPT})
