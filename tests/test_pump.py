@@ -115,7 +115,7 @@ class TestTimeouts:
             assert first.result() == "x"
 
 
-PINGS = frame(9, b"p" * 125, key=KEY) * 1000
+PINGS = frame(9, b"p", key=KEY) * 1000
 
 
 @contextlib.contextmanager
@@ -141,6 +141,10 @@ def flood(peer: RawPeer, data: bytes) -> Iterator[None]:
 class TestFlood:
     """A peer that sends on and on holds nobody past a deadline."""
 
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("websocketserver.pump.MOST_LATE", 2)  # thousands of frames in each read
+
     def test_recv_times_out_under_a_flood_of_pings(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer), flood(peer, PINGS):
             with pytest.raises(TimeoutError):
@@ -150,7 +154,7 @@ class TestFlood:
         settings = Settings(max_fragments=None, max_message_size=None)
         with half(settings=settings) as (connection, peer):
             peer.frame(2, b"", fin=False)
-            with flood(peer, frame(0, b"x" * 125, fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
+            with flood(peer, frame(0, b"x", fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
                 run_in_thread(connection.recv, 50 * MS).result()
 
     def test_pong_is_awaited_no_longer_under_a_flood_of_pings(self) -> None:
