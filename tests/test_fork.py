@@ -85,6 +85,9 @@ def test_a_child_serves_and_connects_and_the_parent_goes_on(kind: str) -> None:
             while websocket.latency is None:
                 time.sleep(0.001)
         for websocket in (*clients, stuck):
+            with contextlib.suppress(ConnectionClosed):
+                websocket.send("x")
+                raise AssertionError("sent")
             websocket.close()
 
     def send():

@@ -21,6 +21,7 @@ WITHOUT_SOURCE = {
     "test_fuzz.py",  # of fuzz/
     "test_soak.py",  # of soak.py
     "test_security.py",  # of a page of the documentation, and of SECURITY.md
+    "test_exit.py",  # of all, with processes
     "test_fork.py",  # of keepalive.py and ending.py, with processes
     "test_restart.py",  # of listening.py and ending.py, with processes
     "test_examples.py",

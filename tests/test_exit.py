@@ -1,0 +1,186 @@
+"""The end of the interpreter: prompt, with the right exit code and nothing on standard error, whatever still goes on."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from .test_server import run_program
+
+SERVERS = ["ThreadingWebSocketServer", "WebSocketServer", "PoolingWebSocketServer"]
+
+PROGRAM = """
+    import atexit, contextlib, os, signal, socket, sys, threading, time
+    from websocketserver import *
+
+    class Echo(WebSocketRequestHandler):
+        ping_interval = 0.01
+        def on_message(self, message):
+            self.websocket.send(message)
+        def log_message(self, *args):
+            pass
+
+    def in_thread(function, *arguments, daemon=True):
+        thread = threading.Thread(target=function, args=arguments, daemon=daemon)
+        thread.start()
+        return thread
+
+    def connect(server):
+        return WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", ping_interval=0.01)
+
+    def talk(websocket):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                websocket.send("x" * 1000)
+                websocket.recv()
+"""
+
+ENDINGS = {"end": (0, ""), "sys.exit(3)": (3, ""), "sys.exit('bad')": (1, "bad\n")}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_in_the_middle_of_everything(kind: str, ending: str) -> None:
+    """Servers, clients and their threads are at work, and the timer sends a Ping every few milliseconds."""
+    began = time.monotonic()
+    done = run_program(f"""{PROGRAM}
+    server = {kind}(("127.0.0.1", 0), Echo)
+    in_thread(server.serve_forever)
+    count = 1 if {kind} is WebSocketServer else 6
+    clients = [connect(server) for _ in range(count)]
+    for websocket in clients[::2]:
+        in_thread(talk, websocket)  # in the middle of sending and receiving
+    for websocket in clients[1::2]:
+        in_thread(list, websocket)  # blocked in recv
+    while any(websocket.latency is None for websocket in clients):
+        time.sleep(0.001)
+    end = None
+    {ending}
+    """)
+    code, errors = ENDINGS[ending]
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", errors)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_with_handlers_that_are_busy_or_stuck(kind: str) -> None:
+    done = run_program(f"""{PROGRAM}
+    class Handler(Echo):
+        def on_message(self, message):
+            entered.set()
+            while message == "busy":
+                sum(range(100))
+            threading.Event().wait()
+
+    entered = threading.Event()
+    server = {kind}(("127.0.0.1", 0), Handler)
+    in_thread(server.serve_forever)
+    clients = [connect(server) for _ in range(1 if {kind} is WebSocketServer else 2)]
+    for websocket, message in zip(clients, ("busy", "stuck")):
+        websocket.send(message)
+        entered.wait()
+        entered.clear()
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_of_the_main_thread_does_not_end_a_server(kind: str) -> None:
+    """Where the serving thread is no daemon, the process serves on, new clients too, until it is shut down."""
+    done = run_program(f"""{PROGRAM}
+    class Handler(Echo):
+        def on_message(self, message):
+            super().on_message(message)
+            if message == "stop":
+                self.server.shutdown(5)
+
+    def later():
+        threading.main_thread().join()
+        for message in ("go on", "stop"):
+            with connect(server) as websocket:
+                websocket.send(message)
+                print(websocket.recv(10))
+
+    server = {kind}(("127.0.0.1", 0), Handler)
+    in_thread(server.serve_forever, daemon=False)
+    in_thread(later, daemon=False)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "go on\nstop\n", "")
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_may_shut_down_a_server(kind: str) -> None:
+    done = run_program(f"""{PROGRAM}
+    def end():
+        report = server.shutdown(5)
+        server.server_close()
+        thread.join()
+        print(len(report.closed), report.cut, report.running, websocket.close_code)
+
+    server = {kind}(("127.0.0.1", 0), Echo)
+    in_thread(server.serve_forever)
+    websocket = connect(server)
+    thread = in_thread(list, websocket)
+    atexit.register(end)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 () () 1001\n", "")
+
+
+def test_with_messages_in_pieces_half_way() -> None:
+    """Their generators and streams are finalised when half of the interpreter has gone."""
+    done = run_program(f"""{PROGRAM}
+    def pieces():
+        yield "one"
+        sent.set()
+        threading.Event().wait()
+
+    class Handler(Echo):
+        def on_open(self):
+            self.websocket.send_fragments(pieces())
+
+    sent = threading.Event()
+    server = ThreadingWebSocketServer(("127.0.0.1", 0), Handler)
+    in_thread(server.serve_forever)
+    websocket = connect(server)
+    stream = websocket.recv_fragments()
+    print(next(iter(stream)))
+    iterator = iter(websocket)
+    events = websocket.events()
+    sent.wait()
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one\n", "")
+
+
+def test_by_a_signal_that_nobody_handles() -> None:
+    done = run_program(f"""{PROGRAM}
+    server = ThreadingWebSocketServer(("127.0.0.1", 0), Echo)
+    in_thread(server.serve_forever)
+    websocket = connect(server)
+    in_thread(talk, websocket)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (-15, "", "")
+
+
+def test_by_ctrl_c() -> None:
+    done = run_program(f"""{PROGRAM}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    server = ThreadingWebSocketServer(("127.0.0.1", 0), Echo)
+    in_thread(server.serve_forever)
+    websocket = connect(server)
+    in_thread(talk, websocket)
+    other = connect(server)
+    main = threading.get_ident()
+    def press():
+        while not other._pumping:
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+    in_thread(press)
+    other.recv()
+    """)
+    assert done.returncode == -2
+    assert done.stdout == ""
+    assert done.stderr.endswith("\nKeyboardInterrupt\n")
+    assert done.stderr.count("Traceback") == 1
