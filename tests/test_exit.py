@@ -1,4 +1,4 @@
-"""The end of the interpreter: prompt, with the right exit code and nothing on standard error, whatever still goes on."""
+"""The end of the interpreter: prompt, with the right exit code and nothing on standard error, whatever goes on."""
 
 from __future__ import annotations
 
