@@ -356,3 +356,19 @@ class TestAborting:
         attempt.begin()
         with pytest.raises(RuntimeError, match="once"):
             attempt.begin()
+
+
+def test_the_hooks_of_one_attempt_are_called_by_one_thread() -> None:
+    attempt = Attempt()
+    go = threading.Barrier(8)
+
+    def claim() -> bool:
+        go.wait(SOON)
+        try:
+            attempt.claim()
+        except RuntimeError:
+            return False
+        return True
+
+    handles = [run_in_thread(claim) for _ in range(8)]
+    assert [handle.result() for handle in handles].count(True) == 1

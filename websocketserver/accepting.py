@@ -5,6 +5,7 @@ Each class is for the accepting thread but for what it says of others.
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 import threading
@@ -92,6 +93,7 @@ class Refusals:
     MOST = 128
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the other: not only the serving thread may close the server
         self._waiting: deque[tuple[float, socket.socket]] = deque()
 
     def add(self, sock: socket.socket, answer: bytes) -> None:
@@ -101,29 +103,38 @@ class Refusals:
             if answer:
                 sock.send(answer)
             sock.shutdown(socket.SHUT_WR)
-        self._waiting.append((time.monotonic() + self.MOMENT, sock))
-        if len(self._waiting) > self.MOST:
-            self._close_oldest()
+        with self._lock:
+            self._waiting.append((time.monotonic() + self.MOMENT, sock))
+            oldest = self._waiting.popleft()[1] if len(self._waiting) > self.MOST else None
+        if oldest is not None:
+            self._close(oldest)
 
     def close_due(self) -> None:
         """Close those that have waited for their moment."""
-        now = time.monotonic()
-        while self._waiting and self._waiting[0][0] <= now:
-            self._close_oldest()
+        if self._waiting:
+            self._close_until(time.monotonic())
 
     def close_all(self) -> None:
         """Close all."""
-        while self._waiting:
-            self._close_oldest()
+        self._close_until(math.inf)
 
     def forget(self) -> None:
         """In the child of a fork: close our copies, and read nothing that is the parent's to read."""
+        self._lock = threading.Lock()
         for _, sock in self._waiting:
             sock.close()
         self._waiting.clear()
 
-    def _close_oldest(self) -> None:
-        _, sock = self._waiting.popleft()
+    def _close_until(self, moment: float) -> None:
+        while (sock := self._take(moment)) is not None:
+            self._close(sock)
+
+    def _take(self, moment: float) -> socket.socket | None:
+        with self._lock:
+            due = bool(self._waiting) and self._waiting[0][0] <= moment
+            return self._waiting.popleft()[1] if due else None
+
+    def _close(self, sock: socket.socket) -> None:
         with suppress(OSError):
             sock.recv(1 << 16)
         sock.close()

@@ -127,7 +127,6 @@ class WebSocketClient(Hooks, WebSocketConnection):
             target.host, target.port, ssl_context if target.secure else None, sock, unix_path, source_address
         )
         self._attempt = Attempt(sock)
-        self._ran = False
         if connect:
             self.connect()
         else:
@@ -190,9 +189,7 @@ class WebSocketClient(Hooks, WebSocketConnection):
 
         Raises RuntimeError when called again.
         """
-        if self._ran:
-            raise RuntimeError("run_forever was called before: make another client")
-        self._ran = True
+        self._attempt.claim()
         try:
             if not self._attempt.connected:
                 self.connect()

@@ -31,6 +31,7 @@ class Attempt:
         self._changed = threading.Condition(threading.RLock())  # guards all below; signal handlers may come back to it
         self._sock = sock
         self._begun = False
+        self._claimed = False
         self.aborted = False
         self.failed = False
         self.connected = False  # it has succeeded, and the socket is another's
@@ -42,6 +43,13 @@ class Attempt:
                 raise RuntimeError("a client connects once: make another")
             self._check_locked()
             self._begun = True
+
+    def claim(self) -> None:
+        """Be the one that calls the hooks; raises RuntimeError for any other."""
+        with self._changed:
+            if self._claimed:
+                raise RuntimeError("run_forever was called before: make another client")
+            self._claimed = True
 
     def use(self, sock: socket.socket) -> None:
         """Use this socket from now on."""

@@ -56,6 +56,7 @@ class Ending(HTTPServer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.registry = Registry()
         self._waker = Waker()
+        self._ordering = threading.RLock()  # guards the next two; a signal handler may come back to it
         self._deputy: Deputy[Stop] | None = None
         self._stop: Stop | None = None  # asked for, and not done yet
         self._serving: int | None = None  # the thread inside serve_forever or handle_request
@@ -137,6 +138,7 @@ class Ending(HTTPServer):
 
     def _forked(self) -> None:
         """Leave the server to the parent if that serves; or be ready to serve here."""
+        self._ordering = threading.RLock()
         self._waker.disown()
         if self._serving in (None, threading.get_ident()):  # not begun, or this thread goes on with a handler
             self._waker = Waker()
@@ -195,9 +197,11 @@ class Ending(HTTPServer):
 
     def _order(self, stop: Stop) -> None:
         # On the serving thread nothing but this may happen: a signal handler may have interrupted it anywhere.
-        self._stop = stop
+        with self._ordering:
+            self._stop = stop
+            deputy = self._deputy
         self._waker.wake()
-        if (deputy := self._deputy) is not None:
+        if deputy is not None:
             deputy.order(stop)
 
     def _shut_down(self, stop: Stop) -> ShutdownReport | None:
@@ -212,6 +216,13 @@ class Ending(HTTPServer):
         if not handler:
             self._end_connections(stop)  # whom the serving thread had not known of before
         return self.registry.report()
+
+    def _appoint(self, deputy: Deputy[Stop] | None) -> None:
+        """Have a deputy from now on, or none; it gets an order, too, that was given before."""
+        with self._ordering:
+            self._deputy, stop = deputy, self._stop
+        if deputy is not None and stop is not None:
+            deputy.order(stop)
 
     def _phases(self, stop: Stop) -> Iterator[Deadline]:
         """Begin phase after phase; after each, the handlers have until the deadline to end. Never blocks."""

@@ -76,6 +76,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
         self.ssl_context = ssl_context
         self._refusals = Refusals()
         self._backoff = Backoff()
+        self._log_lock = threading.Lock()  # guards _logged
         self._logged: dict[str, float] = {}  # when a line of each kind was written last
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
@@ -128,13 +129,11 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve the connection here; while it lasts, a deputy closes it if the server is shut down."""
         with Deputy(self._phases) as deputy:
-            self._deputy = deputy
-            if (stop := self._stop) is not None:  # asked for before anybody knew of the deputy
-                deputy.order(stop)
+            self._appoint(deputy)
             try:
                 super().process_request(request, client_address)
             finally:
-                self._deputy = None
+                self._appoint(None)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make the handler, which serves the connection."""
@@ -250,8 +249,11 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
     def _log_seldom(self, kind: str, format: str, *args: Any) -> None:
         """Write one line a minute of each kind."""
         now = time.monotonic()
-        if now - self._logged.get(kind, -60.0) >= 60:
-            self._logged[kind] = now
+        with self._log_lock:
+            due = now - self._logged.get(kind, -60.0) >= 60
+            if due:
+                self._logged[kind] = now
+        if due:
             self.log_message(format, *args)
 
     # Beginning and end
