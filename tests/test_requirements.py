@@ -254,14 +254,26 @@ def test_after_our_close_the_stream_ends_whatever_the_peer_does(floods: bool) ->
         wait_until(lambda: not len(running.server.registry))
 
 
+def assert_ends_without_reset(running: Any, peer: RawPeer) -> None:
+    """A reset makes what has arrived and was not read yet be lost, on some systems."""
+    peer.sock.shutdown(socket.SHUT_WR)
+    wait_until(lambda: not len(running.server.registry))
+    assert peer.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
 def test_the_last_bytes_arrive_behind_unread_input() -> None:
     """R38: RFC 9112, 9.6."""
-    with serving(Leaving) as running:
-        for _ in range(10):
+    with serving(Leaving, close_timeout=5) as running:
+        for _ in range(5):
             with raw_client(running, "/at-once", glued=masked(BINARY, bytes(100_000)) * 3) as peer:
                 got = peer.read_frame()
                 assert got[:2] == (CLOSE, b"\x0f\xa1no room")
-                leave(peer, 4001)
+                peer.close_frame(4001)
+                assert_ends_without_reset(running, peer)
+            for head in (without("Host"), b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"):
+                with raw_client(running, request=head, glued=bytes(300_000), status=400) as peer:
+                    assert peer.read_to_end().startswith(b"400 ")
+                    assert_ends_without_reset(running, peer)
 
 
 @pytest.mark.parametrize("begun", [b"", b"\x82", masked(BINARY, b"a", length=1000)], ids=["silent", "header", "frame"])
