@@ -174,7 +174,7 @@ def test_a_child_keeps_nothing_open_of_the_parent() -> None:
             began = time.monotonic()
             each.shutdown()
             each.server_close()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 9  # shutdown_timeout is 10
 
     def secure_server(*arguments):
         return ThreadingWebSocketServer(*arguments, ssl_context=certificates().server)

@@ -418,9 +418,10 @@ class TestTls:
             with connected(running) as raw:
                 assert raw.recv(1) == b""  # silent before the handshake
             began = time.monotonic()
-            with connected(running) as raw, certificates().client.wrap_socket(raw, server_hostname="localhost") as sock:
-                assert sock.recv(1) == b""  # silent behind it
-            assert 0.1 < time.monotonic() - began < 4
+            with connected(running) as raw, contextlib.suppress(ConnectionError, ssl.SSLError):  # if it takes too long
+                with certificates().client.wrap_socket(raw, server_hostname="localhost") as sock:
+                    assert sock.recv(1) == b""  # silent behind it
+            assert 0.1 < time.monotonic() - began < SOON
 
     def test_silent_clients_hold_up_nobody(self) -> None:
         with serving(Page, tls=True) as running, contextlib.ExitStack() as stack:

@@ -545,7 +545,8 @@ class TestHostile:
     def test_slow_handshakes_delay_nobody(self, server_class: type, tmp_path: Path) -> None:
         """Silent ones, and ones that stop in the middle of their hello: R46."""
         context = ServerSSLContext(*issue(tmp_path, "localhost"))
-        with serving_with(context, server_class) as running, contextlib.ExitStack() as stack:
+        patient = type("Patient", (Quiet,), {"handshake_timeout": 60})
+        with serving_with(context, server_class, patient) as running, contextlib.ExitStack() as stack:
             for number in range(200):
                 sock = stack.enter_context(socket.create_connection(running.address[:2], SOON))
                 sock.sendall(HALF_HELLO[: number % 2 * 100])
