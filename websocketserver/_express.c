@@ -214,8 +214,10 @@ static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs
 
 #define ON_STACK 4096 /* bytes: as LITTLE */
 
-/* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno. */
-static PyObject *receive_bytes(int fd, Py_ssize_t room)
+/* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
+
+   What does not wait keeps the GIL: it takes less time than to get the GIL back from a thread that has taken it. */
+static PyObject *receive_bytes(int fd, Py_ssize_t room, int waits)
 {
     char little[ON_STACK];
     PyObject *data = room <= ON_STACK ? NULL : PyBytes_FromStringAndSize(NULL, room);
@@ -224,10 +226,16 @@ static PyObject *receive_bytes(int fd, Py_ssize_t room)
     char *to = data ? PyBytes_AS_STRING(data) : little;
     ssize_t size;
     int error;
-    Py_BEGIN_ALLOW_THREADS
-    size = recv(fd, to, room, 0);
-    error = errno;
-    Py_END_ALLOW_THREADS
+    if (waits) {
+        Py_BEGIN_ALLOW_THREADS
+        size = recv(fd, to, room, 0);
+        error = errno;
+        Py_END_ALLOW_THREADS
+    }
+    else {
+        size = recv(fd, to, room, MSG_DONTWAIT);
+        error = errno;
+    }
     if (size < 0) {
         Py_XDECREF(data);
         errno = error;
@@ -263,15 +271,15 @@ static int take_in(const State *state, PyObject *self, PyObject *receiver, PyObj
     return fed ? count(state, self, CONNECTION_bytes_received, size) : -1;
 }
 
-/* As the pump, wait for input and feed it: 1 if there is some, 0 if not, -1 with an exception.
+/* As the pump, read, maybe waiting for it, and feed what came: 1 if there is some, 0 if not, -1 with an exception.
    ``lost`` tells whether bytes have been read when an exception comes. */
-static int read_input(const State *state, PyObject *self, PyObject *receiver, int fd, int *lost)
+static int read_input(const State *state, PyObject *self, PyObject *receiver, int fd, int waits, int *lost)
 {
     Py_ssize_t room = PyLong_AsSsize_t(GET(CONNECTION, _room, self));
     PyObject *data = NULL;
     if (room < 1)
         return PyErr_Occurred() ? -1 : 0;
-    while (!(data = receive_bytes(fd, room))) {
+    while (!(data = receive_bytes(fd, room, waits))) {
         if (PyErr_Occurred())
             return -1;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
@@ -336,12 +344,12 @@ static void leave_with_error(const State *state, PyObject *self, int lost)
     PyErr_Restore(kind, error, traceback);
 }
 
-static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int ahead)
+static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int ahead, int waits)
 {
     PyObject *message = NULL;
     int lost = IS(CONNECTION, _unparsed, self, Py_True);
     put_bool(state, self, CONNECTION_pumping, 1);
-    int input = lost ? 1 : read_input(state, self, receiver, fd, &lost);
+    int input = lost ? 1 : read_input(state, self, receiver, fd, waits, &lost);
     if (input == 0)
         message = Py_NewRef(Py_None);
     else if (input > 0)
@@ -349,7 +357,7 @@ static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, in
     if (!message)
         leave_with_error(state, self, lost);
     else if (leave_pump(state, self) < 0 ||
-             (!IS(CONNECTION, _announce, self, Py_None) && run(state, self, NAME__tell_pool) < 0))
+             (waits && !IS(CONNECTION, _announce, self, Py_None) && run(state, self, NAME__tell_pool) < 0))
         Py_CLEAR(message);
     return message;
 }
@@ -365,12 +373,9 @@ static PyObject *take(const State *state, PyObject *self, PyObject *inbox)
     return event;
 }
 
-static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *receive(State *state, PyObject *self, int ahead, int waits)
 {
-    State *state = PyModule_GetState(module);
-    if (check_arguments(state, args, nargs) < 0)
-        return NULL;
-    PyObject *self = args[0], *inbox = GET(CONNECTION, _inbox, self);
+    PyObject *inbox = GET(CONNECTION, _inbox, self);
     int free = is_free(state, GET(CONNECTION, _lock, self));
     if (free <= 0 || !IS(CONNECTION, _turn, self, Py_None))
         return free < 0 ? NULL : Py_NewRef(Py_None);
@@ -382,7 +387,7 @@ static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssi
     int plain = waiting == 0 && fd >= 0 && is_plain(state, RECEIVER, receiver) && is_plain(state, OUTPUT, output) &&
                 is_plain(state, PARSER, GET(RECEIVER, parser, receiver)) && IS(CONNECTION, _gathering, self, Py_None) &&
                 IS(CONNECTION, _input_over, self, Py_False) && IS(CONNECTION, _pumping, self, Py_False) &&
-                IS(CONNECTION, _over, self, Py_False) && IS(CONNECTION, _announce, self, Py_None) &&
+                IS(CONNECTION, _over, self, Py_False) && (!waits || IS(CONNECTION, _announce, self, Py_None)) &&
                 IS(CONNECTION, _sent, self, Py_None) && IS(CONNECTION, _held, self, Py_None) &&
                 IS(CONNECTION, _failed, self, Py_False) && IS(CONNECTION, _skipping, self, Py_False) &&
                 is_empty_list(GET(OUTPUT, queued, output)) && is_empty_list(GET(OUTPUT, rest, output)) &&
@@ -390,7 +395,19 @@ static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssi
                 IS(RECEIVER, _as_fragments, receiver, Py_False) && IS(RECEIVER, closed, receiver, Py_False);
     if (!plain)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    return pump(state, self, receiver, fd, args[1] == Py_True);
+    return pump(state, self, receiver, fd, ahead, waits);
+}
+
+static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 1);
+}
+
+static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 0);
 }
 
 /* ---- Sending ---- */
@@ -429,12 +446,16 @@ static int gather(const State *state, PyObject *self, PyObject *gathered, PyObje
 }
 
 /* Holding the write lock, send a frame: how many bytes were taken, 0 also for errors, which come again. */
-static Py_ssize_t send_bytes(int fd, PyObject *frame)
+static Py_ssize_t send_bytes(int fd, PyObject *frame, int lets_others)
 {
     ssize_t size;
-    Py_BEGIN_ALLOW_THREADS
-    size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
-    Py_END_ALLOW_THREADS
+    if (lets_others) {
+        Py_BEGIN_ALLOW_THREADS
+        size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
+        Py_END_ALLOW_THREADS
+    }
+    else /* in a pool: its leader has others to serve, and nobody to wait for */
+        size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
     return size < 0 ? 0 : size;
 }
 
@@ -454,7 +475,7 @@ static PyObject *send_frame(const State *state, PyObject *self, PyObject *output
 {
     if (run(state, GET(OUTPUT, lock, output), NAME_acquire) < 0)
         return NULL;
-    Py_ssize_t size = PyBytes_GET_SIZE(frame), taken = send_bytes(fd, frame);
+    Py_ssize_t size = PyBytes_GET_SIZE(frame), taken = send_bytes(fd, frame, IS(CONNECTION, _announce, self, Py_None));
     int failed = count(state, output, OUTPUTbytes_sent, taken);
     if (0 < taken && taken < size) {
         PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, size - taken);
@@ -599,6 +620,8 @@ static void module_free(void *module)
 static PyMethodDef functions[] = {
     {"receive_at_once", (PyCFunction)(void (*)(void))receive_at_once, METH_FASTCALL,
      "Return the next event where that is simple, else None."},
+    {"ready_at_once", (PyCFunction)(void (*)(void))ready_at_once, METH_FASTCALL,
+     "Return the next event where it is here and that is simple, else None."},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL,
      "Send a message where that is simple, else return False; None where it was begun."},
     {NULL, NULL, 0, NULL},

@@ -19,7 +19,7 @@ from .channel import SLOW
 from .counters import Stats
 from .deadline import HASTE, Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .express import receive_at_once, send_at_once
+from .express import ready_at_once, receive_at_once, send_at_once
 from .fragments import as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
@@ -166,6 +166,9 @@ class WebSocketConnection(SharingChannel):
                         self._stop_gathering(NEVER)
         finally:  # also where the iterating thread takes no more
             self._leave_gathering(thread)
+
+    def _next_ready(self, read: bool) -> AppEvent | None:
+        return (ready_at_once(self, True) if read or self._inbox else None) or super()._next_ready(read)
 
     # Sending
 

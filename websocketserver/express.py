@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .fragments import FragmentedChannel
 from .protocol.events import AppEvent
 
-__all__ = ["receive_at_once", "send_at_once"]
+__all__ = ["ready_at_once", "receive_at_once", "send_at_once"]
 
 
 def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
@@ -22,6 +22,11 @@ def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent |
 
     With ``ahead``, what has come with it is put into the inbox. As for recv, an interrupt while waiting loses nothing.
     """
+    return None
+
+
+def ready_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
+    """The same without waiting, for a pool."""
     return None
 
 
@@ -36,6 +41,6 @@ def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | No
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._express import receive_at_once, send_at_once
+        from ._express import ready_at_once, receive_at_once, send_at_once
     except ImportError:
         pass

@@ -92,7 +92,8 @@ class Pool:
         self._poller.add(self._waker.fileno())
         self._announced: deque[Tenant] = deque()
         self._ready: deque[Tenant] = deque()  # the leader's
-        self._watching = threading.Event()  # the monitor is awake
+        self._watching = threading.Event()  # set to wake the monitor
+        self._awake = True  # the monitor is, or is about to look once more
         self._over = threading.Event()  # all threads are to end
         self._lock = threading.RLock()  # guards all that follows; never held while polling or serving
         self._stopping = False
@@ -207,23 +208,24 @@ class Pool:
 
     def _lead(self, worker: _Worker) -> None:
         """As the leader, take one step."""
-        if not self._ready:
+        ready = self._ready
+        if not ready:
             self._poll()
             if self._stopping:
                 self._end_if_empty()
-            return
-        tenant = self._ready.popleft()
-        if tenant.away or tenant.gone:
-            return
-        if self._busy >= self._max_workers:
-            self._attend(tenant)
-        else:
-            self._serve_as_leader(worker, tenant)
+        while ready and not worker.passed:
+            tenant = ready.popleft()
+            if tenant.away or tenant.gone:
+                continue
+            if self._busy >= self._max_workers:
+                self._attend(tenant)
+            else:
+                self._serve_as_leader(worker, tenant)
 
     def _serve_as_leader(self, worker: _Worker, tenant: Tenant) -> None:
         worker.turns += 1
         worker.tenant = tenant
-        if not self._watching.is_set():  # looked at behind the tenant: the monitor does it the other way round
+        if not self._awake:  # looked at behind the tenant: the monitor does it the other way round
             self._watching.set()
         self._serve(tenant)
         more = not tenant.gone and self._is_ready(tenant)
@@ -347,8 +349,10 @@ class Pool:
             quiet = 0 if now is not None else quiet + 1
             if quiet > QUIET_TICKS:
                 self._watching.clear()
+                self._awake = False
                 if self._turn() is None and not self._over.is_set():
                     self._watching.wait()
+                self._awake = True
                 quiet = 0
 
     def _turn(self) -> tuple[_Worker, int] | None:
