@@ -17,9 +17,11 @@ import pytest
 
 from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
 from websocketserver import connection as module
+from websocketserver.deadline import Deadline
 from websocketserver.protocol.events import Message
 from websocketserver.pump import Turn
 from websocketserver.trace import TracedFrame
+from websocketserver.transport import poll
 
 from .support import RawPeer, frame, half, pipe, run_in_thread, wait_until
 
@@ -32,6 +34,7 @@ LARGE = 200  # messages of 16 KiB: more than a socket holds
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "step by step":
         monkeypatch.setattr(module, "receive_at_once", lambda connection, ahead: None)
+        monkeypatch.setattr(module, "ready_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
     return str(request.param)
 
@@ -94,6 +97,29 @@ class TestBothWays:
         connection._output.flush(gathered=True)
         assert [peer.read_frame().payload for _ in range(5)] == [b"re %d" % number for number in range(5)]
         assert counted(connection) == (10, 5)
+
+    def test_in_a_pool(self, ends: Ends) -> None:
+        connection, peer = ends
+        announced: list[None] = []
+        connection.park(lambda: announced.append(None))
+        try:
+            assert list(connection.ready_events()) == []  # without waiting
+            for count in (1, 5):
+                peer.send(b"".join(frames(connection, count)))
+                wait_until(lambda: poll(connection.fileno(), True, False, Deadline(0))[0])
+                for number, event in enumerate(connection.ready_events()):
+                    assert event == Message(str(number), True)
+                    connection.send(f"re {number}")
+                assert [peer.read_frame().payload for _ in range(count)] == [b"re %d" % each for each in range(count)]
+            assert counted(connection) == (6, 6)
+            assert not announced
+            assert not connection.is_ready()
+            peer.close_frame()
+            wait_until(lambda: poll(connection.fileno(), True, False, Deadline(0))[0])
+            with pytest.raises(ConnectionClosed):
+                list(connection.ready_events())
+        finally:
+            connection.unpark()
 
     def test_text_as_bytes(self, ends: Ends) -> None:
         connection, peer = ends

@@ -191,26 +191,27 @@ class AttendedChannel(Channel):
 
         Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
         """
-        thread = threading.get_ident()
+        transport, thread = self._transport, 0
         event = self._next_ready(True)
         try:
             while event is not None:
                 if self._inbox and self._sent is None:
-                    self._gathering = thread
+                    self._gathering = thread = threading.get_ident()
                     gatherers[thread] = self
                     yield event
                 else:
                     self._gathering = None
                     yield event
                     if self._output.gathered or self._guests:
-                        self._gathering = thread
+                        self._gathering = threading.get_ident()
                         self._stop_gathering(NEVER)
-                pending = self._transport.pending()
+                pending = transport.hides and transport.pending()
                 if not (pending or self._inbox or self._unparsed or self._input_over):
                     return
                 event = self._next_ready(pending)
         finally:
-            self._leave_gathering(thread)
+            if thread:
+                self._leave_gathering(thread)
         if self.is_ended():
             raise self._closed_error()
 
@@ -221,8 +222,9 @@ class AttendedChannel(Channel):
 
     def is_ready(self) -> bool:
         """Return whether there is input that polling the descriptor does not show."""
-        unparsed = self._unparsed and not (self._pumping or self._input_over)
-        return bool(self._inbox) or unparsed or self._eof or self._over or self._transport.pending()
+        if self._inbox or self._eof or self._over or self._unparsed and not (self._pumping or self._input_over):
+            return True
+        return self._transport.hides and self._transport.pending()
 
     def is_ended(self) -> bool:
         """Return whether nothing is left but to take note of the end."""

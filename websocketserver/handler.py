@@ -207,12 +207,19 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def serve_open(self) -> None:
         """For a pool: call on_open."""
-        self._guard(self._open)
+        try:
+            self._open()
+        except BaseException as error:
+            self._hook_failed(error)
 
     def serve_ready(self) -> bool:
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
         if self._end_error is None and not self._hooks_over:
-            self._guard(self._handle_ready)
+            try:
+                for event in self.websocket.ready_events():
+                    self._handle_event(event)
+            except BaseException as error:
+                self._hook_failed(error)
             if self._end_error is None and not self._hooks_over:
                 return True
         websocket = self.websocket
@@ -236,20 +243,13 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         """Return whether the connection needs a thread of its own."""
         return self._overrides("handle_websocket")
 
-    def _handle_ready(self) -> None:
-        for event in self.websocket.ready_events():
-            self._handle_event(event)
-
-    def _guard(self, step: Callable[[], None]) -> None:
-        """Call code of the application; its failure closes the connection, and no hook but on_close is called then."""
-        try:
-            step()
-        except Exception as error:
-            if not self._is_end(error):
-                self._fail(CloseCode.INTERNAL_ERROR)
-                self._report()
-        except BaseException:  # SystemExit and its like end what a thread of its own would have served
+    def _hook_failed(self, error: BaseException) -> None:
+        """Close the connection, being in the handling of this error; no hook but on_close is called then."""
+        if not isinstance(error, Exception):  # SystemExit and its like end what a thread of its own would have served
             self._fail(CloseCode.GOING_AWAY)
+        elif not self._is_end(error):
+            self._fail(CloseCode.INTERNAL_ERROR)
+            self._report()
 
     def _fail(self, code: CloseCode) -> None:
         self._hooks_over = True

@@ -63,6 +63,9 @@ class Transport(ABC):
         """Wait until the stream can be read or written, as asked; (False, False) once the deadline has passed."""
         return poll(self._sock.fileno(), readable, writable, deadline)
 
+    #: Whether ``pending`` can be true.
+    hides = False
+
     def pending(self) -> bool:
         """Return whether there is input that waiting for the descriptor does not show."""
         return False
@@ -131,6 +134,7 @@ class TlsTransport(Transport):
     every call is made under one lock that is never held while waiting.
     """
 
+    hides = True
     retractable = False  # OpenSSL has already made a record of what was offered
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
