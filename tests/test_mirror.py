@@ -27,6 +27,7 @@ WITHOUT_SOURCE = {
     "test_examples.py",
     "test_private_extension.py",  # of an example
     "test_docs.py",
+    "test_blocking_calls.py",  # of every one on every path
     "test_requirements.py",  # of what SECURITY.md promises, on the wire
     "test_interruption.py",  # of every blocking call
     "test_memory.py",  # of all limits together
