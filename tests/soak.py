@@ -108,6 +108,7 @@ class Soak:
     def __init__(self, clients: list[Process]) -> None:
         self._clients = clients
         self._progress: dict[Process, dict[str, int]] = {}
+        self._told: set[str] = set()
         self.results: list[dict[str, Any]] = []
 
     def run(self, seconds: float, every: float = 30.0) -> None:
@@ -133,6 +134,10 @@ class Soak:
                 self.results.append(said)
                 return
             self._progress[client] = said["progress"]
+            for problem in said["problems"]:
+                if problem not in self._told:
+                    self._told.add(problem)
+                    print(problem, flush=True)
 
     @staticmethod
     def _sum(figures: Any) -> Counter[str]:

@@ -360,7 +360,8 @@ def run(urls: list[str], threads: int, seconds: float, random: Random, tell: Cal
     while any(worker.running for worker in workers):
         workers[0].thread.join(5)
         threading.Event().wait(0.2)
-        tell({"progress": figures.as_dict()["counts"]})
+        now = figures.as_dict()
+        tell({"progress": now["counts"], "problems": now["problems"]})
     for worker in workers:
         worker.result()
     del workers

@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from websocketserver import ConnectionClosed, Settings, WebSocketClient, WebSocketConnection, WebSocketRequestHandler
+from websocketserver.connection import Role
 from websocketserver.deadline import Deadline
 from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.server import ThreadingWebSocketServer
 from websocketserver.transport import PlainTransport
 
 from .faults import ENDS, NO_FAULT, FaultyProxy, FaultyTransport, Plan, faulty
-from .support import MS, SOON, Running, pipe, run_in_thread, running_server, wait_until
+from .support import MS, SOON, Running, certificates, pipe, run_in_thread, running_server, wait_until
 
 QUICK = Settings(ping_interval=0.2, ping_timeout=0.3, send_timeout=0.3, close_timeout=0.3, max_queue_size=4096)
 
@@ -234,7 +235,7 @@ class Talker:
         self.began_to_close = True
         self.websocket.close(self.code)
 
-    def check(self, other: Talker, faults: bool) -> None:
+    def check(self, other: Talker) -> None:
         assert self.end is not None
         codes = {1006, *([other.code] if other.began_to_close else [])}
         if self.end.sent is not None:
@@ -260,7 +261,7 @@ def plans(ends: tuple[str | None, ...]) -> st.SearchStrategy[Plan]:
         Plan,
         piece=st.none() | st.integers(1, 300),
         refusals=st.sampled_from([0.0, 0.0, 0.3]),
-        delay=st.just(0.0),
+        delay=st.sampled_from([0.0, 0.003]),  # a proxy's
         end=st.sampled_from(ends),
         after=st.integers(0, 300) | st.integers(0, 20_000),
     )
@@ -272,29 +273,88 @@ def sides(ends: tuple[str | None, ...]) -> st.SearchStrategy[Side]:
         Side,
         threads=st.lists(st.lists(sizes, min_size=3, max_size=8), min_size=1, max_size=3),
         end=st.sampled_from(["close", "close", "abort", None]),
-        fragment_size=st.none() | st.integers(1, 1000),
+        fragment_size=st.none() | st.integers(10, 1000),  # 4096 of them may be one message
         sending=plans(ends),
         receiving=plans(ends),
     )
 
 
-def converse(left: Side, right: Side, seed: int, tls: bool) -> tuple[Talker, Talker]:
+def settings_of(left: Side, right: Side) -> tuple[Settings, Settings]:
+    return replace(QUICK, fragment_size=left.fragment_size), replace(QUICK, fragment_size=right.fragment_size)
+
+
+@contextlib.contextmanager
+def by_transports(left: Side, right: Side, seed: int, tls: bool) -> Iterator[tuple[WebSocketConnection, ...]]:
+    """Two ends whose transports are faulty."""
+    both = iter([(left.sending, left.receiving), (right.sending, right.receiving)])
+    client, server = settings_of(left, right)
+    with faulty(lambda: next(both), seed):
+        with pipe(tls=tls, negotiate_extensions=True, client=client, server=server) as connections:
+            yield connections
+
+
+@contextlib.contextmanager
+def by_proxy(left: Side, right: Side, seed: int, tls: bool) -> Iterator[tuple[WebSocketConnection, ...]]:
+    """Two ends with a faulty proxy between them, which delays too; none, where that ends the TLS handshake."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        plans = lambda random: (left.sending, right.sending)  # noqa: E731
+        proxy = stack.enter_context(FaultyProxy(listener.getsockname(), seed=seed, plans=plans))
+        ours = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), SOON))
+        theirs = stack.enter_context(listener.accept()[0])
+        if tls:
+            try:
+                ours, theirs = map(stack.enter_context, handshake(ours, theirs))
+            except OSError:
+                yield ()
+                return
+        connections = tuple(
+            WebSocketConnection(sock, role=role, settings=settings)
+            for sock, role, settings in zip((ours, theirs), Role, settings_of(left, right), strict=True)
+        )
+        try:
+            yield connections
+        finally:
+            for connection in connections:
+                connection.abort()
+
+
+def handshake(ours: socket.socket, theirs: socket.socket) -> tuple[socket.socket, socket.socket]:
+    for sock in (ours, theirs):
+        sock.settimeout(300 * MS)
+    accepting = run_in_thread(certificates().server.wrap_socket, theirs, server_side=True)
+    try:
+        client = certificates().client.wrap_socket(ours, server_hostname="localhost")
+    except OSError:
+        ours.close()
+        with contextlib.suppress(OSError):
+            accepting.result().close()
+        raise
+    try:
+        return client, accepting.result()
+    except OSError:
+        client.close()
+        raise
+
+
+def converse(left: Side, right: Side, seed: int, tls: bool, meet: Any = by_transports) -> tuple[Talker, ...]:
     """Let both do what they are to do, to the end; nothing may hang, and no thread may fail."""
     if left.end is None and right.end is None:
         left = left._replace(end="close")
-    both = iter([(left.sending, left.receiving), (right.sending, right.receiving)])
-    options = {
-        side: replace(QUICK, fragment_size=of.fragment_size)
-        for side, of in (("client", left), ("server", right))
-    }
-    with faulty(lambda: next(both), seed), pipe(tls=tls, negotiate_extensions=True, **options) as (client, server):
-        talkers = Talker(client, left, 3001), Talker(server, right, 3002)
-        handles = [handle for talker in talkers for handle in talker.start()]
-        for handle in handles:
+    with meet(left, right, seed, tls) as connections:
+        talkers = tuple(map(Talker, connections, (left, right), (3001, 3002)))
+        for handle in [handle for talker in talkers for handle in talker.start()]:
             handle.result(15)
         for talker in talkers:
             wait_until(lambda talker=talker: talker.websocket.fileno() < 0 or talker.end is not None)
     return talkers
+
+
+def check(talkers: tuple[Talker, ...]) -> None:
+    if talkers:
+        client, server = talkers
+        client.check(server)
+        server.check(client)
 
 
 NOTHING: tuple[str | None, ...] = (None,)
@@ -307,13 +367,14 @@ class TestTwoPeers:
     @SUITE
     @given(sides(NOTHING), sides(NOTHING), st.integers(0, 1 << 32), st.booleans())
     def test_over_a_stream_that_lives(self, left: Side, right: Side, seed: int, tls: bool) -> None:
-        client, server = converse(left, right, seed, tls)
-        client.check(server, False)
-        server.check(client, False)
+        check(converse(left, right, seed, tls))
 
     @SUITE
     @given(sides((None, *ENDS)), sides((None, *ENDS)), st.integers(0, 1 << 32), st.booleans())
     def test_over_a_stream_that_may_end_anywhere(self, left: Side, right: Side, seed: int, tls: bool) -> None:
-        client, server = converse(left, right, seed, tls)
-        client.check(server, True)
-        server.check(client, True)
+        check(converse(left, right, seed, tls))
+
+    @SUITE
+    @given(sides((None, *ENDS)), sides((None, *ENDS)), st.integers(0, 1 << 32), st.booleans())
+    def test_with_all_that_may_happen_on_the_way(self, left: Side, right: Side, seed: int, tls: bool) -> None:
+        check(converse(left, right, seed, tls, by_proxy))
