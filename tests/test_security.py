@@ -178,7 +178,7 @@ class Stuck(Echo):
 def serve(kind, handler):
     server = kind(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", max_queue_size=1000)
+    return server, WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", max_queue_size=1000, max_message_size=None)
 """
 
 
