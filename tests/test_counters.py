@@ -80,8 +80,10 @@ class TestSums:
         counters.count("accepted", 3)
         counters.count_one("refused", "why")
         counters.count_one("handshakes_failed", 403)
+        counters.count_one("requests_refused", 403)
         assert (before.accepted, before.connections_opened) == (0, 1)
         assert (before.refused, before.handshakes_failed, before.closes_sent) == ({"why": 1}, {}, {1001: 1})
+        assert before.requests_refused == {}
         before.refused["mine"] += 1
         assert counters.copy().refused == {"why": 2}
 
@@ -230,8 +232,16 @@ class TestOfAServer:
                     pass
             wait_until(lambda: stats(running).sockets_open == 0)
             assert stats(running).handshakes_failed == {403: 1, 401: 2, 426: 1}
+            assert stats(running).requests_refused == {403: 1, 426: 1, 401: 2}
             assert stats(running).connections_opened == 0
             assert stats(running).accepted == 4
+
+    def test_of_requests_that_are_refused(self, server_class: Any) -> None:
+        with serving(server_class, allowed_hosts=("x",)) as running:
+            for line, host in (("junk", "x"), ("GET / HTTP/1.1", "y"), ("PUT / HTTP/1.1", "x")):
+                exchange(running, f"{line}\r\nHost: {host}\r\n\r\n".encode())
+            assert stats(running).requests_refused == {400: 1, 421: 1, 501: 1}
+            assert stats(running).handshakes_failed == {}
 
     def test_of_tls_handshakes_that_failed(self, server_class: Any) -> None:
         with serving(server_class, tls=True) as running:

@@ -49,7 +49,9 @@ class ServerStats:
     refused: Counter[str] = field(default_factory=Counter)  #: sockets that were not, by the reason
     gave_way: int = 0  #: sockets that were cut while they waited for a request, so that others could come in
     tls_handshakes_failed: int = 0
-    #: opening handshakes, by the status; None: the client had left
+    #: requests, by the status, that got a refusal of the package's: malformed, too large, for another host, handshakes
+    requests_refused: Counter[int] = field(default_factory=Counter)
+    #: opening handshakes, by the status, also of those that your code has refused; None: the client had left
     handshakes_failed: Counter[int | None] = field(default_factory=Counter)
     handler_errors: int = 0  #: exceptions of handlers
     sockets_open: int = 0  #: of those accepted, now
@@ -95,6 +97,7 @@ class ServerStats:
         return replace(
             self,
             refused=self.refused.copy(),
+            requests_refused=self.requests_refused.copy(),
             handshakes_failed=self.handshakes_failed.copy(),
             closes_received=self.closes_received.copy(),
             closes_sent=self.closes_sent.copy(),

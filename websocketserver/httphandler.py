@@ -303,6 +303,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
             '"%s" %d %s', printable(redacted(request_line, self.secret_parameters)), status, printable(message)
         )
         self._refused = True
+        self._accepted.counters.count_one("requests_refused", int(status))
         phrase = self.responses[HTTPStatus(status)][0] if status in self.responses else "Refused"
         body = f"{int(status)} {phrase}: {message}\n".encode()
         fields = {

@@ -104,6 +104,12 @@ FAMILIES = (
     _Family("sockets_gave_way_total", "Sockets cut while they waited, to make room.", lambda stats: stats.gave_way),
     _Family("sockets_open", "Sockets that are open, WebSockets and others.", lambda stats: stats.sockets_open),
     _Family("tls_handshakes_failed_total", "TLS handshakes that failed.", lambda stats: stats.tls_handshakes_failed),
+    _Family(
+        "requests_refused_total",
+        "Requests refused, malformed ones and handshakes too, by the status.",
+        lambda stats: stats.requests_refused,
+        "status",
+    ),
     _Family("handshakes_failed_total", "Opening handshakes that failed, by the status answered.", _statuses, "status"),
     _Family("connections_opened_total", "Connections that were opened.", lambda stats: stats.connections_opened),
     _Family("connections_open", "Connections that are open.", lambda stats: stats.connections_open),
