@@ -418,7 +418,8 @@ static PyObject *make_frame(const State *state, PyObject *sender, PyObject *mess
     int text = PyUnicode_CheckExact(message);
     PyObject *args[5] = {state->numbers[text ? TEXT : BINARY], NULL, Py_True, state->zero, NULL}, *frame = NULL;
     PyObject *new_key = GET(SENDER, _new_key, sender);
-    if (!IS(SENDER, plain, sender, Py_True) || !(text || PyBytes_CheckExact(message)))
+    if (!IS(SENDER, plain, sender, Py_True) || !(text || PyBytes_CheckExact(message)) ||
+        PyObject_Size(message) > state->values[JOINED])
         return NULL;
     args[1] = text ? PyUnicode_AsUTF8String(message) : Py_NewRef(message);
     if (!args[1])

@@ -29,6 +29,7 @@ from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead, read_response_head
+from .protocol.utf8 import decode as decode_utf8
 from .pump import MOST_GATHERING, NEVER, gatherers
 from .settings import Settings
 from .sharing import SharingChannel
@@ -194,7 +195,7 @@ class WebSocketConnection(SharingChannel):
         if sent is None:
             self._send_rest(Deadline(timeout))
             return
-        data, is_text = (message.encode(), True) if text is None and type(message) is str else as_payload(message, text)
+        data, is_text = as_payload(message, text)
         deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
         if self._speaker is not None:
@@ -402,8 +403,19 @@ class WebSocketConnection(SharingChannel):
         return f"<{type(self).__name__} {self.role.value} {self.remote_address} {self.state.value}>"
 
 
+_keys: list[bytes] = []  # drawn beforehand: one system call for many
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.clear)  # the parent uses them
+
+
 def _new_key() -> bytes:
-    return os.urandom(4)  # unpredictable, and fresh for each frame (5.3, 10.3)
+    """Return a masking key: unpredictable, and fresh for each frame (5.3, 10.3)."""
+    try:
+        return _keys.pop()
+    except IndexError:
+        drawn = os.urandom(1024)
+        _keys.extend(drawn[at : at + 4] for at in range(4, len(drawn), 4))
+        return drawn[:4]
 
 
 def _address(get: object) -> object:
@@ -420,9 +432,9 @@ def _control_payload(payload: object) -> bytes:
     return data
 
 
-def _as_asked(message: Message, decode: bool) -> str | bytes:
+def _as_asked(message: Message, as_text: bool) -> str | bytes:
     """Return a message's data as the reader wants its text: it may have been read when another asked differently."""
     data = message.data
-    if not message.text or isinstance(data, str) is decode:
+    if not message.text or isinstance(data, str) is as_text:
         return data
-    return data.encode() if isinstance(data, str) else data.decode()
+    return data.encode() if isinstance(data, str) else decode_utf8(data)

@@ -20,6 +20,7 @@ from .exceptions import ConnectionClosed
 from .protocol.closecodes import CloseCode
 from .protocol.endpoint import Buffer
 from .protocol.events import AppEvent, Fragment, Message
+from .protocol.utf8 import decode, encode
 from .pump import NEVER, Turn, cost
 
 __all__ = ["FragmentStream", "FragmentedChannel", "as_payload"]
@@ -69,7 +70,7 @@ class FragmentStream:
             self._connection._end_turn(turn)
         piece = event.data
         if event.text and isinstance(piece, bytes):  # read while another thread asked for text as bytes
-            piece = piece.decode()
+            piece = decode(piece)
         if not piece:
             raise StopIteration
         return piece
@@ -306,7 +307,7 @@ def _payloads(pieces: Iterable[object], text: bool | None) -> Iterator[tuple[Buf
 def as_payload(message: object, text: bool | None) -> tuple[Buffer, bool]:
     """Return a message, or a piece of one, as bytes, and whether it is text."""
     if isinstance(message, str):
-        return message.encode(), text is None or text
+        return encode(message), text is None or text
     if isinstance(message, (bytes, bytearray)):
         return message, bool(text)
     if isinstance(message, memoryview):

@@ -10,6 +10,7 @@ from .connection import State, WebSocketConnection
 from .exceptions import ConnectionClosed
 from .protocol.closecodes import CloseCode
 from .protocol.events import AppEvent, Fragment, Message, Ping
+from .protocol.utf8 import decode
 
 __all__ = ["Hooks"]
 
@@ -58,7 +59,7 @@ class Hooks:
         try:
             if isinstance(event, Message):
                 data = event.data
-                self.on_message(data.decode() if event.text and isinstance(data, bytes) else data)
+                self.on_message(decode(data) if event.text and isinstance(data, bytes) else data)
             elif isinstance(event, Fragment):
                 self.on_fragment(event)
             elif isinstance(event, Ping):

@@ -180,7 +180,27 @@ def collecting(twin: Twin, random: Random) -> Trace:
     yield buffer.take()
 
 
-STORIES = [masking, serializing, validating, parsing, parsing, parsing, collecting]
+EDGY = b"\0\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc2\xdf\xe0\xed\xf0\xf4\xf5\xff"  # bytes at the ends of ranges
+PIECES = ["a", "é", "€", "😀", "\x7f\x80", "\u07ff\u0800", "\uffff\U00010000", "\U0010ffff"]
+
+
+def coding(twin: Twin, random: Random) -> Trace:
+    """Texts of all kinds of strings, and bytes that are nearly UTF-8."""
+    utf8 = twin["utf8"]
+    pieces = random.choices(PIECES, k=random.randrange(1, 4))
+    text = "".join(random.choices(pieces, k=random.randrange(130)))
+    if random.random() < 0.2:
+        text += random.choice(["\ud800", "\udfff"]) + text[: random.randrange(5)]
+    data = bytearray(text.encode(errors="surrogatepass"))
+    for _ in range(random.randrange(3)):
+        if data:
+            data[random.randrange(len(data))] = random.choice(EDGY)
+    del data[len(data) - random.randrange(3) :]
+    yield outcome(utf8.encode, text)
+    yield outcome(utf8.decode, kind(random, bytes(data)))
+
+
+STORIES = [masking, serializing, validating, parsing, parsing, parsing, collecting, coding]
 
 
 def check(seed: int) -> None:

@@ -26,6 +26,8 @@ HOT = [
     ("masking", "mask"),
     ("masking", "mask_in_place"),
     ("utf8", "Utf8Validator"),
+    ("utf8", "decode"),
+    ("utf8", "encode"),
     ("frames", "FrameParser"),
     ("frames", "PayloadBuffer"),
     ("frames", "serialize"),

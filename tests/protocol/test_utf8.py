@@ -161,3 +161,36 @@ def test_any_buffer(utf8, kind):
 def test_only_bytes_can_be_checked(utf8, data):
     with pytest.raises(TypeError):
         utf8.Utf8Validator().feed(data)
+
+
+@pytest.mark.parametrize("around", ["", "a" * 100, "é" * 50, "€" * 40, "🧀" * 30])
+@pytest.mark.parametrize("text", VALID)
+def test_decoding_and_encoding(utf8, text, around):
+    for whole in (text + around, around + text, around + text + around):
+        data = whole.encode()
+        assert utf8.encode(whole) == data
+        assert utf8.decode(data) == utf8.decode(memoryview(data)) == whole
+
+
+@pytest.mark.parametrize("around", ["", "a" * 100, "é" * 50, "🧀" * 30])
+@pytest.mark.parametrize("data", INVALID)
+def test_what_is_not_utf8_is_not_decoded(utf8, data, around):
+    for whole in (around.encode() + data, data + around.encode()):
+        with pytest.raises(UnicodeDecodeError) as expected:
+            whole.decode()
+        with pytest.raises(UnicodeDecodeError) as caught:
+            utf8.decode(whole)
+        assert str(caught.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("surrogate", ["\ud800", "\udfff"])
+def test_a_lone_surrogate_is_not_encoded(utf8, surrogate):
+    for text in (surrogate, "é" * 100 + surrogate, surrogate + "🧀" * 100):
+        with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+            utf8.encode(text)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"bytes"])
+def test_only_str_is_encoded(utf8, wrong):
+    with pytest.raises(TypeError):
+        utf8.encode(wrong)

@@ -345,6 +345,8 @@ static void module_free(void *module)
 }
 
 static PyMethodDef functions[] = {
+    {"decode", decode, METH_O, "Return UTF-8 as str."},
+    {"encode", encode, METH_O, "Return str as UTF-8."},
     {"mask", (PyCFunction)(void (*)(void))mask, METH_FASTCALL, "Return data masked with a 4-byte key."},
     {"mask_in_place", (PyCFunction)(void (*)(void))mask_in_place, METH_FASTCALL, "Mask a buffer with a 4-byte key."},
     {"serialize", (PyCFunction)(void (*)(void))serialize, METH_FASTCALL | METH_KEYWORDS, "Return one whole frame."},

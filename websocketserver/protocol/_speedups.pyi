@@ -7,3 +7,5 @@ from .frames import serialize_header as serialize_header
 from .masking import mask as mask
 from .masking import mask_in_place as mask_in_place
 from .utf8 import Utf8Validator as Utf8Validator
+from .utf8 import decode as decode
+from .utf8 import encode as encode
