@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -372,13 +374,26 @@ class TestTelling:
         assert line.startswith("server ")
         assert line.endswith(r" in  TEXT masked 5 bytes: '\x1b[2J\n'")
 
-    def test_keeps_no_connection_alive(self) -> None:
-        import gc
-        import weakref
+    def test_keeps_nobody_alive_who_is_not_told_any_more(self) -> None:
+        class Told:
+            frames = 0
 
-        with half() as (connection, peer):
-            connection.trace(print)
+            def __call__(self, frame: TracedFrame) -> None:
+                Told.frames += 1
+
+        to = Told()
+        reference = weakref.ref(to)
+        with half() as (connection, _):
+            connection.trace(to)
+            connection.send("m")
+            wait_until(lambda: Told.frames)
             connection.trace(None)
+            del to
+            gc.collect()
+            wait_until(lambda: reference() is None)
+
+    def test_keeps_no_connection_alive(self) -> None:
+        with half() as (connection, peer):
             connection.trace(lambda frame: None)
             connection.send("m")
             reference = weakref.ref(connection)
@@ -386,6 +401,22 @@ class TestTelling:
         del connection, peer
         gc.collect()
         wait_until(lambda: reference() is None)
+
+    def test_waits_for_a_thread_to_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(trace, "teller", trace._Teller())
+        frames: list[TracedFrame] = []
+        with half() as (connection, _):
+            connection.trace(frames.append)
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", start)
+                connection.send("1")
+                connection.send("2")
+            connection.send("3")
+            wait_until(lambda: frames)
+        assert [(frame.payload, frame.lost) for frame in frames] == [(b"3", 2)]
 
 
 def told(opcode: int, payload: bytes, **options: Any) -> TracedFrame:
