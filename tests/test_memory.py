@@ -241,9 +241,9 @@ class TestUnread:
             probe(victim)
 
     def test_pongs(self, attacked: Any) -> None:
-        """Only the newest is kept: 25 MB of Pings, and no Pong is read."""
+        """Only the newest is kept: 16 MiB of Pings, and no Pong is read."""
         with attacked() as victim, raw_client(victim) as peer, victim.growing_at_most(2 * MIB):
-            assert push(peer.sock, masked(PING, bytes(125)) * 500, 25 * MIB) >= 25 * MIB
+            assert push(peer.sock, masked(PING, bytes(125)) * 500, 16 * MIB, 15) >= 16 * MIB
             probe(victim)
 
     def test_pings_and_pongs_of_a_handler_that_does_not_read(self, attacked: Any) -> None:
