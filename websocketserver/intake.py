@@ -25,7 +25,7 @@ from .transport import Transport
 
 __all__ = ["Intake"]
 
-READ_SIZE = 64 * 1024  # once there has been as much as LITTLE
+READ_SIZE = 64 * 1024 + 14  # a message of 64 KiB with its header (5.2): once there has been as much as LITTLE
 LITTLE = 4 * 1024  # else: who waits in a read has its buffer meanwhile
 MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has ended, before the socket is cut
 OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
