@@ -28,7 +28,7 @@ PROGRAM = """
         return thread
 
     def connect(server):
-        return WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", ping_interval=0.01)
+        return WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", ping_interval=0.01, max_message_size=None)
 
     def talk(websocket):
         with contextlib.suppress(ConnectionClosed):
@@ -72,13 +72,15 @@ def test_with_handlers_that_are_busy_or_stuck(kind: str) -> None:
             entered.set()
             while message == "busy":
                 sum(range(100))
+            if message == "talk":
+                self.websocket.send(bytes(100_000_000))  # which nobody reads
             threading.Event().wait()
 
     entered = threading.Event()
     server = {kind}(("127.0.0.1", 0), Handler)
     in_thread(server.serve_forever)
-    clients = [connect(server) for _ in range(1 if {kind} is WebSocketServer else 2)]
-    for websocket, message in zip(clients, ("busy", "stuck")):
+    clients = [connect(server) for _ in range(1 if {kind} is WebSocketServer else 3)]
+    for websocket, message in zip(clients, ("talk", "stuck", "busy")):
         websocket.send(message)
         entered.wait()
         entered.clear()

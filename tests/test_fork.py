@@ -181,7 +181,7 @@ def test_a_child_keeps_nothing_open_of_the_parent() -> None:
 
     asked, go = threading.Event(), threading.Event()
     with serving(handler=Page) as server, serving(PoolingWebSocketServer) as pool, serving(secure_server) as secure:
-        clients = [connect(each) for each in (server, pool) for _ in range(3)]
+        clients = [connect(each, compression=None) for each in (server, pool) for _ in range(3)]
         url = f"wss://localhost:{{secure.server_port}}/"
         clients.append(WebSocketClient(url, ssl_context=certificates().client))
         for websocket in clients:

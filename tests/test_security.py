@@ -16,7 +16,6 @@ import websocketserver
 from websocketserver import PoolingWebSocketServer, ThreadingWebSocketServer, WebSocketClient, WebSocketRequestHandler
 
 from .pages import DOCS, missing_tests, named_files, table_rows
-from .program import Program
 from .support import SOON, raw_client, running_server, wait_until
 
 PAGE = DOCS / "reference" / "security.rst"
@@ -159,44 +158,3 @@ def test_a_client_has_no_thread_of_its_own() -> None:
             assert websocket.recv(SOON) == "x"
             new = [thread for thread in set(threading.enumerate()) - before if "process_request" not in thread.name]
             assert [thread.name for thread in new if thread.name != "websocketserver-keepalive"] == []
-
-
-BEGINNING = """
-import threading
-from websocketserver import *
-
-class Echo(WebSocketRequestHandler):
-    def on_message(self, message):
-        self.websocket.send(message)
-    def log_message(self, *args):
-        pass
-
-class Stuck(Echo):
-    def on_message(self, message):
-        self.websocket.send(bytes(100_000_000))  # which nobody reads
-
-def serve(kind, handler):
-    server = kind(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, WebSocketClient(f"ws://127.0.0.1:{server.server_port}/", max_queue_size=1000, max_message_size=None)
-"""
-
-
-class TestInterpreterExit:
-    """The program ends while everything is open: it waits for nobody, and says nothing."""
-
-    @pytest.mark.parametrize("kind", ["ThreadingWebSocketServer", "PoolingWebSocketServer"])
-    @pytest.mark.parametrize(
-        "ending",
-        [
-            "serve(KIND, Echo)",
-            "websocket = serve(KIND, Echo)[1]; websocket.send('x'); websocket.recv(5)",
-            "websocket = serve(KIND, Echo)[1]; threading.Thread(target=websocket.recv, daemon=True).start()",
-            "websocket = serve(KIND, Stuck)[1]; websocket.send('x'); next(websocket.recv_fragments(5))",
-            "websocket = serve(KIND, Echo)[1]; raise SystemExit(0)",
-        ],
-        ids=["open", "used", "waiting", "stuck", "exit"],
-    )
-    def test_waits_for_nobody(self, kind: str, ending: str) -> None:
-        with Program("-c", BEGINNING + ending.replace("KIND", kind)) as program:
-            assert program.wait() == (0, "", "")
