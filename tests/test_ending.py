@@ -542,11 +542,15 @@ class TestReport:
             polite, silent, stuck = (stack.enter_context(raw_client(running)) for _ in range(3))
             stuck.frame(TEXT, b"x")
             wait_until(lambda: "x" in events(running))
-            handle = run_in_thread(running.server.shutdown, 0.8)
+            patient = run_in_thread(running.server.shutdown, 10)
             assert polite.read_close() == 1001
             leave(polite, 1001)
-            report = handle.result()
+            wait_until(lambda: len(running.server.registry) == 2)
+            assert "stay_here" in str(running.server.shutdown(0.2))
+            wait_until(lambda: len(running.server.registry) == 1)  # however late the cut shows
+            report = running.server.registry.report()
             go.set()
+            assert patient.result().closed == (address_of(polite),)
             assert report.closed == (address_of(polite),)
             assert report.cut == (address_of(silent),)
             [running_handler] = report.running
@@ -567,8 +571,9 @@ class TestReport:
         with serving(Handler, server_class=server_class, go=go) as running, connected(running) as sock:
             sock.sendall(PAGE)
             wait_until(lambda: events(running))
-            report = running.server.shutdown(1)  # half of that to end after the cut
-            assert report == ((), (sock.getsockname(),), ())
+            running.server.shutdown(0.3)
+            wait_until(lambda: len(running.server.registry) == 0)  # the cut may show later than the shutdown waits
+            assert running.server.registry.report() == ((), (sock.getsockname(),), ())
 
     def test_begins_anew_with_each_serving(self, server_class: Any) -> None:
         Handler = type("Own", (Quiet,), {"events": [], "lines": []})
