@@ -201,6 +201,17 @@ class TestDeadlines:
             wait_until(lambda: any("timed out" in line for line in lines(running)))
         assert len(lines(running)) == len(before[:1]) + 1
 
+    def test_delay_nobody_while_slow_clients_use_theirs_up(self) -> None:
+        """R45: 200 of them, silent or in the middle of their heads."""
+        with serving(Page) as running, contextlib.ExitStack() as stack:
+            for number in range(200):
+                sock = stack.enter_context(connected(running))
+                sock.sendall(PAGE[: number % 2 * 20])
+            with connected(running) as sock:
+                sock.sendall(PAGE)
+                assert read_until(sock, b"\r\n\r\n/").startswith(b"HTTP/1.1 200")
+            assert len(running.server.registry) >= 200
+
     def test_of_a_head_is_as_long_as_it_comes_fast_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("websocketserver.streams.GRACE", 0.05)
         with serving(Page, handshake_timeout=60, minimum_rate=10) as running, connected(running) as sock:
