@@ -468,7 +468,9 @@ class TestRefusal:
             (b"Transfer-Encoding: chunked\r\n\r\n", chunked(b"a")),
         ],
     )
-    def test_a_body_without_end(self, head: bytes, piece: bytes) -> None:
+    def test_a_body_without_end(self, monkeypatch: pytest.MonkeyPatch, head: bytes, piece: bytes) -> None:
+        monkeypatch.setattr(module, "BODY_TIME", 60)
+
         def script(sock: socket.socket, request: bytes) -> None:
             sock.sendall(b"HTTP/1.1 503 Busy\r\n" + head)
             with pytest.raises(OSError):  # until the client has had enough
