@@ -161,7 +161,7 @@ class Visitor:
         with self.connect("pieces", compression=self.random.choice(COMPRESSIONS)) as websocket:
             for _ in range(self.random.randrange(1, 6)):
                 message = self.message(17)
-                step = 1 + self.random.randrange(1 + len(message) // 3)
+                step = 50 + self.random.randrange(1 + len(message) // 3)  # 4096 may be one message
                 websocket.send_fragments(message[at : at + step] for at in range(0, max(1, len(message)), step))
                 self.expect(self._receive_pieces(websocket, message[:0]), message)
 

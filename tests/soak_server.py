@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class _Counting:
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.failures += 1
-        self.failure = self.failure or repr(sys.exc_info()[1])
+        self.failure = self.failure or traceback.format_exc()
 
 
 class Threading(_Counting, ThreadingWebSocketServer):

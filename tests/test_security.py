@@ -7,16 +7,24 @@ import base64
 import os
 import re
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import websocketserver
-from websocketserver import PoolingWebSocketServer, ThreadingWebSocketServer, WebSocketClient, WebSocketRequestHandler
+from websocketserver import (
+    PoolingWebSocketServer,
+    ThreadingWebSocketServer,
+    WebSocketClient,
+    WebSocketRequestHandler,
+    connection,
+)
+from websocketserver.connection import Role
 
 from .pages import DOCS, missing_tests, named_files, table_rows
-from .support import SOON, raw_client, running_server, wait_until
+from .support import SOON, half, raw_client, running_server, wait_until
 
 PAGE = DOCS / "reference" / "security.rst"
 POLICY = DOCS.parent / "SECURITY.md"
@@ -88,14 +96,17 @@ class TestRandomness:
         return taken
 
     def test_masks_are_random_bytes_of_the_system_new_for_each_frame(self, taken: list[bytes]) -> None:
-        with running_server(Echo) as running, WebSocketClient(running.url(), compression=None) as websocket:
-            taken.clear()
-            for _ in range(300):
-                websocket.send(bytes(8))
-                assert websocket.recv(SOON) == bytes(8)
-        masks = [data for data in taken if len(data) == 4]
-        assert len(masks) == 301  # the Close's too
-        assert len(set(masks)) > 299
+        connection._keys.clear()  # what was drawn before
+        masks = []
+        with half(Role.CLIENT) as (websocket, peer):
+            for _ in range(600):
+                websocket.send(b"")
+                frame = peer.sock.recv(6)
+                assert frame[:2] == b"\x82\x80"
+                masks.append(frame[2:])
+        drawn = Counter(data[at : at + 4] for data in taken for at in range(0, len(data), 4))
+        assert not Counter(masks) - drawn  # none was used twice
+        assert len(set(masks)) > 595
 
     def test_keys_are_random_bytes_of_the_system(self, taken: list[bytes]) -> None:
         keys = []
