@@ -467,6 +467,14 @@ def _reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 def _reset_in_the_hello(sock: socket.socket) -> None:
     sock.sendall(HALF_HELLO)
     _reset(sock)
@@ -509,6 +517,27 @@ def _tls_1_1(sock: socket.socket) -> None:
 
 @both_servers
 class TestHostile:
+    def test_a_reset_in_the_moment_of_wrapping_costs_one_line(
+        self, server_class: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Between our look whether the client is there and that of the standard library, which loses the descriptor."""
+        context = ServerSSLContext(*issue(tmp_path, "localhost"))
+        wrap = context.wrap_socket
+
+        def late(sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+            with clients.pop() as gone:
+                _reset(gone)
+            wait_until(lambda: not _is_connected(sock))
+            return wrap(sock, **options)
+
+        monkeypatch.setattr(context, "wrap_socket", late)
+        with serving_with(context, server_class) as running:
+            clients = [socket.create_connection(running.address[:2], SOON)]
+            clients[0].sendall(b"x")  # which is still to be read
+            wait_until(lambda: not clients and not len(running.server.registry))
+            assert running.errors == []
+            assert len(lines(running)) <= 1
+
     @pytest.mark.parametrize(
         "act",
         [

@@ -190,6 +190,8 @@ def end_refused(sock: socket.socket, error: OSError) -> bool:
     """
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
         return False
+    if sock.fileno() < 0:  # reset between our look and wrap_socket's, which takes the descriptor with it
+        return False
     if getattr(error, "reason", None) in PLAIN_HTTP:
         with suppress(OSError):
             socket.socket.send(sock, ANSWER, DONT_WAIT)
