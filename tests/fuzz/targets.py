@@ -289,9 +289,11 @@ def values(data: bytes) -> None:
     assert host is None or host[1] is None or 0 <= host[1] <= 65535
     pairs = parse_cookies(value)
     try:
-        assert parse_cookies(format_cookies(pairs)) == pairs
+        written = format_cookies(pairs)
     except ValueError:
         pass  # read leniently, written strictly
+    else:  # quotes within quotes: they are taken off once more
+        assert parse_cookies(written) == pairs or any('"' in content for _, content in pairs)
     assert same_origin("localhost", value) in (True, False)
 
 
