@@ -455,7 +455,7 @@ class TestWhoIsThere:
             for _ in range(5):
                 with pytest.raises(ssl.SSLError, match=r"(?i)certificate.required"):
                     client(running)
-            assert len(lines(running)) == 5
+            wait_until(lambda: len(lines(running)) == 5)
             client(running, member(tmp_path)).close()
 
     def test_nobody_without_tls(self, server_class: type) -> None:
