@@ -35,12 +35,13 @@ logger = logging.getLogger("websocketserver")
 class Tenant(ABC):
     """Something with a descriptor that is to be served when that is readable, or when it is announced.
 
-    ``away``, ``gone`` and ``appointment`` are the pool's. A tenant calls ``Pool.forget`` before its
+    ``away``, ``gone``, ``slow`` and ``appointment`` are the pool's. A tenant calls ``Pool.forget`` before its
     descriptor is closed.
     """
 
     away = False
     gone = False
+    slow = False  # the lead had to pass while it was served last: it passes beforehand now
     appointment: list[Any] | None = None
     expires: float | None = None  # when to be served at the latest (time.monotonic); Pool.expect looks at it
 
@@ -227,7 +228,13 @@ class Pool:
         worker.tenant = tenant
         if not self._awake:  # looked at behind the tenant: the monitor does it the other way round
             self._watching.set()
-        self._serve(tenant)
+        if tenant.slow:
+            began = time.monotonic()
+            self._pass_lead(worker, worker.turns)
+            self._serve(tenant)
+            tenant.slow = time.monotonic() - began >= TICK
+        else:
+            self._serve(tenant)
         more = not tenant.gone and self._is_ready(tenant)
         with self._lock:
             if worker.passed:  # who puts it back asks again
@@ -371,7 +378,7 @@ class Pool:
                 return  # no thread to be had: try again at the next tick
             self._leader = successor
             self._busy += 1
-            worker.passed = True
+            worker.passed = tenant.slow = True
             if not tenant.gone:
                 self._take_away_locked(tenant)
             successor.lead.release()

@@ -58,6 +58,8 @@ class Broadcast(Handler):
 class Server(WebSocketServer):
     request_queue_size = 1024
     max_connections = None
+    if mode == "sleepers":
+        max_workers = 16  # more hooks than the default for 2 CPUs (6) are asleep at once
 
 
 handlers = {"broadcast": Broadcast, "sleepers": Sleeper}
