@@ -544,3 +544,25 @@ def talk(house: House, guests: list[Guest], letters: str, texts: dict[Guest, str
         if number % 7 == 0:
             guest.ready = True
             house.pool.announce(guest)
+
+
+def test_who_was_slow_is_not_waited_for_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    slow, quick = house.guest(s=lambda: go_on.wait(SOON)), house.guest()
+    slow.say("s")
+    wait_until(lambda: slow.slow)  # the monitor has passed the lead
+    go_on.set()
+    slow.has_served("s")
+    wait_until(lambda: not slow.away)
+    go_on.clear()
+    monkeypatch.setattr(house.pool, "_turn", lambda: None)  # the monitor sees nothing any more
+    slow.say("s")
+    slow.has_served("ss")
+    quick.say("q")
+    quick.has_served("q")
+    assert slow.away
+    go_on.set()
+    wait_until(lambda: not slow.away)
+    slow.say("x")  # quick this time: then it is waited for again
+    slow.has_served("ssx")
+    wait_until(lambda: not slow.slow)
