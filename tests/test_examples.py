@@ -106,7 +106,7 @@ def test_server_and_client_of_the_readme() -> None:
     server_code, client_code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert '("", 8000)' in server_code and "localhost:8000" in client_code
     free = server_code.replace('("", 8000)', '("", 0)').replace(
-        "    server.serve_forever()", "    print(server.server_port, flush=True)\n    server.serve_forever()"
+        "    server.run()", "    print(server.server_port, flush=True)\n    server.run()"
     )
     with Program("-c", free) as server:
         port = server.line()

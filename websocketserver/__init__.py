@@ -7,7 +7,7 @@ class Echo(WebSocketRequestHandler):
         self.websocket.send(message)
 
 with ThreadingWebSocketServer(("", 8000), Echo) as server:
-    server.serve_forever()
+    server.run()                            # until Ctrl-C
 """
 
 import socket as _socket
