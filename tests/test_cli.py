@@ -239,7 +239,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "problem"),
         [
-            (["65536"], "'65536' is not a port number"),
+            (["65536"], "'65536' is not a port number (0 to 65535)"),
             (["-1"], "-1"),
             (["eighty"], "'eighty' is not a port number"),
             (["²"], "is not a port number"),
@@ -281,7 +281,7 @@ class TestMistakes:
     def test_port_in_use(self, capsys: pytest.CaptureFixture[str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             exit_code, complaint = self.complaint(capsys, "-b", "127.0.0.1", other.getsockname()[1])
-        assert "Address already in use" in complaint
+        assert "Address already in use; another port may be free, 0 takes one" in complaint
         assert exit_code == 1
 
     def test_address_that_is_not_ours(self, capsys: pytest.CaptureFixture[str]) -> None:

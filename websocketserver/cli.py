@@ -9,6 +9,7 @@ Whatever goes wrong is one line on standard error, and whatever the user did wro
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import importlib
 import math
@@ -104,7 +105,7 @@ def _serve_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Serve a demo page and its WebSocket: connection state, echo, round trips, chat.",
         epilog=f'''To talk to a WebSocket server from here: "{PROGRAM} connect URL"; see "{PROGRAM} connect --help".
-            SIGUSR1 has all connections and what all threads do written to standard error.''',
+            At SIGUSR1 it writes all its connections, and what all threads do, to standard error.''',
     )
     add = parser.add_argument
     add("port", nargs="?", type=_port, default=8000, help="port to listen on, 0 for any free one (default: 8000)")
@@ -137,7 +138,7 @@ def _write_error(text: str) -> None:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number (0 to 65535)")
     return int(text)
 
 
@@ -229,7 +230,8 @@ def _server(
         return ThreadingWebSocketServer((options.bind, options.port), handler, ssl_context=context)
     except (OSError, UnicodeError) as error:
         where = f"{options.bind or 'all interfaces'}, port {options.port}"
-        raise Failure(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from None
+        hint = "; another port may be free, 0 takes one" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise Failure(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}{hint}") from None
 
 
 def _what(options: argparse.Namespace) -> str:
@@ -271,7 +273,7 @@ def _connect_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("url", metavar="URL", help="ws://host:port/path or wss://host:port/path")
-    add("-H", "--header", metavar="'NAME: VALUE'", type=_header, action="append", default=[], help="repeatable")
+    add("-H", "--header", metavar="'NAME: VALUE'", type=_header, action="append", default=[], help="one more header; repeatable")
     add("--subprotocol", metavar="NAME", action="append", default=[], help="offer a subprotocol; repeatable")
     add("--origin", help="send this Origin, as a browser would")
     add("--insecure", action="store_true", help="accept any certificate")
