@@ -273,7 +273,8 @@ def _connect_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("url", metavar="URL", help="ws://host:port/path or wss://host:port/path")
-    add("-H", "--header", metavar="'NAME: VALUE'", type=_header, action="append", default=[], help="one more header; repeatable")
+    more = "one more header; repeatable"
+    add("-H", "--header", metavar="'NAME: VALUE'", type=_header, action="append", default=[], help=more)
     add("--subprotocol", metavar="NAME", action="append", default=[], help="offer a subprotocol; repeatable")
     add("--origin", help="send this Origin, as a browser would")
     add("--insecure", action="store_true", help="accept any certificate")
