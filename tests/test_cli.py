@@ -180,6 +180,8 @@ class TestServe:
             url = "ws" + program.url()[4:]
             with WebSocketClient(url) as websocket:
                 assert " 101 " in program.error_line()
+                websocket.send("hello")
+                assert websocket.recv(timeout=SOON) == "hello"  # the line comes before it is one of the connections
                 program.process.send_signal(signal.SIGUSR1)
                 assert program.error_line().endswith(": 1 sockets, 1 of them WebSockets")
                 lines = []
