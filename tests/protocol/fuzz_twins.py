@@ -212,7 +212,8 @@ def check(seed: int) -> None:
 
 
 def main(count: int, first: int = 0) -> None:
-    assert HAVE_C, "the C twin is not built"
+    if not HAVE_C:
+        sys.exit("the C twin is not built, and it is what this compares: pip install -e .")
     for seed in range(first, first + count):
         check(seed)
         if (seed - first) % 100_000 == 0:
