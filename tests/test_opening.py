@@ -425,7 +425,8 @@ class TestRefusal:
         head = f"HTTP/1.1 {status} Why Not\r\nX-A: 1\r\nContent-Length: 0\r\n\r\n".encode()
         error = refused(answer(head))
         assert (error.status, error.headers["x-a"], error.body) == (status, "1", b"")
-        assert str(error) == f"the server refused: {status} Why Not"
+        verdict = "refused" if status >= 400 else "has no WebSocket there"
+        assert str(error) == f"the server {verdict}: {status} Why Not"
 
     def test_nothing_is_followed(self) -> None:
         error = refused(answer(b"HTTP/1.1 302 Found\r\nLocation: ws://localhost/\r\nContent-Length: 0\r\n\r\n"))

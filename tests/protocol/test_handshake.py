@@ -550,8 +550,8 @@ class TestCheckingAnAnswer:
         ("start", "status", "message"),
         [
             ("HTTP/1.1 403 Forbidden", 403, "the server refused: 403 Forbidden"),
-            ("HTTP/1.0 200", 200, "the server refused: 200"),
-            ("HTTP/1.1 302 \x9b31m", 302, "the server refused: 302"),
+            ("HTTP/1.0 200", 200, "the server has no WebSocket there: 200"),
+            ("HTTP/1.1 302 \x9b31m", 302, "the server has no WebSocket there: 302"),
             ("HTTP/1.1 500 " + "a" * 5000, 500, "the server refused: 500 " + "a" * 100),
         ],
     )

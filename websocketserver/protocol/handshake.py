@@ -384,7 +384,8 @@ def check_response(
 def _check_switching(head: ResponseHead, key: str) -> None:
     if head.status != 101:
         reason = head.reason[:100] if head.reason.isprintable() else ""
-        raise ValueError(f"the server refused: {head.status} {reason}".rstrip())
+        answer = "refused" if head.status >= 400 else "has no WebSocket there"
+        raise ValueError(f"the server {answer}: {head.status} {reason}".rstrip())
     if head.version != "HTTP/1.1":
         raise ValueError(f"the server answered with {head.version}, not HTTP/1.1")
     if [value.lower() for value in head.fields.get("upgrade", ())] != ["websocket"]:  # 4.1, 2
