@@ -69,6 +69,13 @@ def test_every_page_is_in_a_table_of_contents() -> None:
             assert page.stem == "index" or re.search(rf"^   {page.stem}$", index, re.MULTILINE), page
 
 
+def test_every_file_has_its_place_on_the_page_of_the_structure() -> None:
+    tables = re.findall(r"^   \* - (``.+)$", (DOCS / "explanation" / "structure.rst").read_text(), re.MULTILINE)
+    named = re.findall(r"``(\w+)(?:\.c)?``", " ".join(tables))
+    files = {file.stem for kind in ("*.py", "*.c") for file in Path(websocketserver.__file__).parent.rglob(kind)}
+    assert sorted(named) == sorted(files - {"__init__", "__main__"})
+
+
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = limits()
     servers = {name for name in own_settings(WebSocketServer, PoolingWebSocketServer) if name != "ssl_context"}
