@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from websocketserver.admission import Admission, busy_answer, place_of, place_of_peer
+from websocketserver.deadline import Deadline
 from websocketserver.forwarded import UNIX
 from websocketserver.handler import WebSocketRequestHandler
 from websocketserver.pool import Pool
@@ -26,6 +27,7 @@ from .victim import Victim
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
 
+NOW = Deadline(0)
 TEXT = 1
 PATIENCE = {"handshake_timeout": 600, "minimum_rate": None}
 PART = {False: b"GET / HTTP/1.1\r\nHo", True: b"\x16\x03\x01"}  # of a handshake, plain and TLS
@@ -102,11 +104,11 @@ class TestRoom:
         admission, guests = Admission(), [Guest() for _ in range(3)]
         for guest in (*guests, guests[0]):  # who waits already does not begin anew
             admission.await_request(guest)
-        assert admission.make_room()
+        assert admission.make_room(NOW)
         assert [guest.gave_way for guest in guests] == [True, False, False]
         admission.begin_request(guests[1])
         admission.await_request(guests[1])  # for the next
-        assert admission.make_room()
+        assert admission.make_room(NOW)
         assert [guest.gave_way for guest in guests] == [True, False, True]
 
     def test_is_not_made_by_who_has_a_request_or_is_gone(self) -> None:
@@ -115,13 +117,13 @@ class TestRoom:
             admission.await_request(guest)
         admission.begin_request(guests[0])
         admission.gone(guests[1])
-        assert not admission.make_room()
+        assert not admission.make_room(NOW)
 
     def test_passes_over_whose_request_came_this_moment(self) -> None:
         admission, late, other = Admission(), Guest(waits=False), Guest()
         admission.await_request(late)
         admission.await_request(other)
-        assert admission.make_room()
+        assert admission.make_room(NOW)
         assert other.gave_way
         assert admission.leaving == 1
 
@@ -131,12 +133,25 @@ class TestRoom:
         guests = [Guest() for _ in range(4)]
         for guest in guests:
             admission.await_request(guest)
-        assert [admission.make_room() for _ in range(3)] == [True, True, False]
+        assert [admission.make_room(NOW) for _ in range(3)] == [True, True, False]
         admission.await_request(guests[0])  # it does not come back
         admission.gone(guests[0])
         assert admission.leaving == 1
-        assert admission.make_room()
+        assert admission.make_room(NOW)
         assert guests[2].gave_way
+
+    def test_is_waited_for_until_one_of_many_has_gone(self) -> None:
+        admission = Admission()
+        admission.MOST_LEAVING = 1
+        guests = [Guest() for _ in range(2)]
+        for guest in guests:
+            admission.await_request(guest)
+        assert admission.make_room(NOW)
+        making = run_in_thread(admission.make_room, Deadline(SOON))
+        wait_until(lambda: admission._gone._waiters)  # type: ignore[attr-defined]
+        admission.gone(guests[0])
+        assert making.result()
+        assert guests[1].gave_way
 
 
 def test_a_refusal_says_when_to_come_again() -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, Protocol
 
+from .deadline import Deadline
 from .forwarded import UNIX, is_trusted
 
 __all__ = ["TRY_LATER", "Admission", "Guest", "busy_answer", "place_of", "place_of_peer"]
@@ -40,6 +41,7 @@ class Admission:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards all below
+        self._gone = threading.Condition(self._lock)
         self._waiting: OrderedDict[Guest, None] = OrderedDict()  # for a request, the longest first
         self._leaving: set[Guest] = set()
         self._counts: dict[str, int] = {}
@@ -85,12 +87,19 @@ class Admission:
         with self._lock:
             self._waiting.pop(guest, None)
             self._leaving.discard(guest)
+            self._gone.notify()
 
-    def make_room(self) -> bool:
-        """Have the guest that has waited longest give way; False if nobody waits, or too many are still leaving."""
+    def make_room(self, patience: Deadline) -> bool:
+        """Have the guest that has waited longest give way; False if nobody waits.
+
+        False too if too many are still leaving: that none of them has gone by the end of our ``patience``.
+        """
         while True:
             with self._lock:
-                if not self._waiting or len(self._leaving) >= self.MOST_LEAVING:
+                while self._waiting and len(self._leaving) >= self.MOST_LEAVING:
+                    if not self._gone.wait(patience.left()):
+                        return False
+                if not self._waiting:
                     return False
                 guest, _ = self._waiting.popitem(last=False)
                 self._leaving.add(guest)

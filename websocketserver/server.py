@@ -37,6 +37,7 @@ TRANSIENT = frozenset(
     if hasattr(errno, name)
 )
 WANT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))  # of what others hold
+PATIENCE = 1.0  # seconds that the next has to wait for those to go who have made room for others
 ROOM = 16  # how many make room at once then, so that as many can be accepted before there is want again
 
 
@@ -215,7 +216,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
         if not admission.enter(place, limit):
             why = f"max_connections_per_address ({limit}) reached"
             self._refuse(request, why, f"{why} by {place}")
-        elif total is not None and len(self.registry) - admission.leaving >= total and not self._make_room():
+        elif total is not None and len(self.registry) - admission.leaving >= total and not self._make_room(PATIENCE):
             admission.leave(place)
             self._refuse(request, f"max_connections ({total}) reached")
         else:
@@ -223,9 +224,13 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
             return True
         return False
 
-    def _make_room(self, count: int = 1) -> bool:
-        """Cut so many that have waited longest for a request; False if nobody does."""
-        made = sum(self.registry.admission.make_room() for _ in range(count))
+    def _make_room(self, patience: float = 0, count: int = 1) -> bool:
+        """Cut so many that have waited longest for a request; False if nobody does.
+
+        ``patience`` is how many seconds to wait where many that were cut before are still there.
+        """
+        deadline = Deadline(patience)
+        made = sum(self.registry.admission.make_room(deadline) for _ in range(count))
         self.registry.counters.count("gave_way", made)
         if made:
             self._log_seldom("room", "too many connections: those that wait longest for a request are cut")
@@ -237,7 +242,7 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
             return
         self._backoff.failed()
         if error.errno in WANT:
-            self._make_room(ROOM)
+            self._make_room(count=ROOM)
         self._log_seldom("accept", "accepting fails, trying again: %s", error.strerror or error)
 
     def _refuse(self, request: Any, kind: str, why: str | None = None) -> None:
