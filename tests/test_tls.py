@@ -26,7 +26,7 @@ from websocketserver import (
     ThreadingWebSocketServer,
     WebSocketClient,
 )
-from websocketserver.tls import client_context, end_refused, failure
+from websocketserver.tls import client_context, end_refused, failure, wrap
 
 from . import stress_duplex
 from .support import (
@@ -513,6 +513,27 @@ def _tls_1_1(sock: socket.socket) -> None:
     answer = RawPeer(sock, masks=True).read_to_end()
     assert answer[:1] == b"\x15", answer  # an alert,
     assert answer[5:7] == b"\x02\x46", answer  # fatal: protocol_version (RFC 5246, 7.2)
+
+
+@pytest.mark.parametrize("server_side", [False, True], ids=["client", "server"])
+@pytest.mark.parametrize("unread", [b"", b"x"])
+def test_a_socket_that_was_reset_is_closed_where_it_cannot_be_wrapped(
+    server_side: bool, unread: bytes, tmp_path: Path
+) -> None:
+    """The standard library takes the descriptor and then loses it: the collector would say so."""
+    context = ServerSSLContext(*issue(tmp_path, "localhost")) if server_side else client_context()
+    options = {"server_side": True} if server_side else {"server_hostname": "localhost"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), SOON)
+        theirs, _ = listener.accept()
+    with ours:
+        theirs.sendall(unread)
+        _reset(theirs)
+        theirs.close()
+        wait_until(lambda: not _is_connected(ours))
+        with pytest.raises(OSError):
+            wrap(context, ours, **options)
+        assert ours.fileno() == -1
 
 
 @both_servers

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .deadline import Deadline
 from .streams import Link
+from .tls import wrap
 from .transport import shutdown
 
 __all__ = ["Attempt", "Dialer"]
@@ -119,9 +120,7 @@ class Dialer(NamedTuple):
         if self.ssl_context is None or isinstance(link.sock, ssl.SSLSocket):
             return link
         try:
-            link.sock = self.ssl_context.wrap_socket(
-                link.sock, server_hostname=self.host, do_handshake_on_connect=False
-            )
+            link.sock = wrap(self.ssl_context, link.sock, server_hostname=self.host)
             attempt.use(link.sock)
             link.handshake()
         except BaseException:

@@ -34,7 +34,7 @@ from .protocol.headers import (
 from .registry import Accepted, Registry
 from .responses import CheckedResponses
 from .streams import Link, Pace, Rate, SocketReader, SocketWriter
-from .tls import end_refused, failure, peer_certificate
+from .tls import end_refused, failure, peer_certificate, wrap
 
 __all__ = ["StrictHTTPRequestHandler"]
 
@@ -421,8 +421,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
         try:
-            self.request.getpeername()  # wrap_socket would lose the descriptor of a socket that was reset
-            self._owned = context.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
+            self._owned = wrap(context, self.request, server_side=True)
             self.connection = self._owned
             self._accepted.adopt(self._owned)
             self._link.sock = self._owned

@@ -27,7 +27,7 @@ from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME, Rate
-from .tls import end_refused, failure
+from .tls import end_refused, failure, wrap
 from .transport import DONT_WAIT
 
 __all__ = ["PoolingWebSocketServer"]
@@ -208,9 +208,8 @@ class _Client(Tenant):
 
     def _step_handshake(self) -> None:
         if self._accepted.tls is None:
-            self._request.getpeername()  # wrap_socket would lose the descriptor of a socket that was reset
             assert self._server.ssl_context is not None
-            tls = self._server.ssl_context.wrap_socket(self._request, server_side=True, do_handshake_on_connect=False)
+            tls = wrap(self._server.ssl_context, self._request, server_side=True)
             self._sock = self._accepted.tls = tls
             tls.setblocking(False)
             self._accepted.adopt(tls)

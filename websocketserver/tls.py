@@ -26,6 +26,7 @@ __all__ = [
     "failure",
     "peer_certificate",
     "renewed",
+    "wrap",
 ]
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -159,6 +160,24 @@ def client_context(*, verify: bool = True) -> ssl.SSLContext:
     return context
 
 
+def wrap(context: ssl.SSLContext, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+    """Return the socket wrapped, its handshake still to be done; ``options`` are those of ``wrap_socket``.
+
+    That takes the descriptor over before it looks whether the peer is there, and where the peer has left leaves the
+    new socket to the garbage collector: here it is closed. Raises OSError.
+    """
+    try:
+        return context.wrap_socket(sock, do_handshake_on_connect=False, **options)
+    except OSError as error:
+        traceback = error.__traceback__
+        while traceback is not None:  # nothing else knows it
+            half_made = traceback.tb_frame.f_locals.get("self")
+            if isinstance(half_made, ssl.SSLSocket):
+                half_made.close()
+            traceback = traceback.tb_next
+        raise
+
+
 # What has come of a handshake
 
 
@@ -190,7 +209,7 @@ def end_refused(sock: socket.socket, error: OSError) -> bool:
     """
     if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
         return False
-    if sock.fileno() < 0:  # reset between our look and wrap_socket's, which takes the descriptor with it
+    if sock.fileno() < 0:  # reset while it was being wrapped
         return False
     if getattr(error, "reason", None) in PLAIN_HTTP:
         with suppress(OSError):
