@@ -501,14 +501,19 @@ class TestInterrupts:
         """Who reads and waits here is the main thread, or the signal would come too early."""
         monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
 
+    @pytest.fixture(autouse=True, params=["main thread", "another thread"])
+    def receiver(self, request: pytest.FixtureRequest) -> None:
+        """Who gets the signal. Only in the main thread does it end a wait; a signal just before one does not either."""
+        self.to_main = request.param == "main thread"
+
     def interrupt_when(self, condition: object) -> object:
-        """Send SIGINT to this, the main thread, once the condition holds."""
+        """Send SIGINT to this, the main thread, or to another, once the condition holds."""
         main = threading.main_thread().ident
         assert main is not None
 
         def interrupt() -> None:
             wait_until(condition)  # type: ignore[arg-type]
-            signal.pthread_kill(main, signal.SIGINT)
+            signal.pthread_kill(main if self.to_main else threading.get_ident(), signal.SIGINT)
 
         return run_in_thread(interrupt)
 

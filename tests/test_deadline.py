@@ -19,6 +19,15 @@ class Clock:
         return self.now
 
 
+def test_one_wait_is_a_moment_in_the_main_thread_alone() -> None:
+    for deadline in (Deadline(None), Deadline(100)):
+        moment = deadline.one_wait().left()
+        assert moment is not None and 0 < moment <= 0.2
+        assert run_in_thread(deadline.one_wait).result() is deadline
+    soon = Deadline(0.01)
+    assert soon.one_wait() is soon
+
+
 def test_left_shrinks_with_the_clock_and_is_never_negative() -> None:
     clock = Clock()
     deadline = Deadline(10, clock)

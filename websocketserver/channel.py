@@ -124,8 +124,13 @@ class Channel(Pump):
         lock = self._output.lock
         if lock.acquire(False):
             return True
-        left = deadline.left()
-        return lock.acquire(timeout=-1 if left is None else left)
+        while True:
+            wait = deadline.one_wait()
+            left = wait.left()
+            if lock.acquire(timeout=-1 if left is None else left):
+                return True
+            if wait is deadline or deadline.passed():
+                return False
 
     def _unlock_output(self) -> None:
         """Leave the write lock and look again at what was queued meanwhile."""

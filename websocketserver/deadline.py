@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["HASTE", "Deadline"]
+__all__ = ["HASTE", "MAIN_THREAD", "Deadline"]
+
+MAIN_THREAD = threading.main_thread().ident
+LOOK_UP = 0.2  # seconds that the main thread waits at once
 
 HASTE = 0.7  # seconds for goodbyes where the program is being ended: all is to be over one second after Ctrl-C
 
@@ -32,6 +36,14 @@ class Deadline:
     def passed(self) -> bool:
         """Return whether the moment has come."""
         return self.at is not None and self._clock() >= self.at
+
+    def one_wait(self) -> Deadline:
+        """Return until when to wait at once: this deadline, or in the main thread a moment if that is sooner.
+
+        A signal that comes just before a wait, or to another thread, does not end that wait; and only the main thread,
+        between two waits, can find out that it is to raise KeyboardInterrupt.
+        """
+        return self.sooner(LOOK_UP) if threading.get_ident() == MAIN_THREAD else self
 
     def sooner(self, seconds: float | None) -> Deadline:
         """Return the earlier of this deadline and one in so many seconds."""

@@ -30,8 +30,6 @@ __all__ = ["NOW", "Ending", "Stop"]
 
 NOW = Deadline(0)
 SIGNALS = ("SIGINT", "SIGTERM")
-LOOK_UP = 0.25  # seconds; a signal that comes just before a wait, or to another thread, does not end that wait
-
 
 _News = queue.SimpleQueue["BaseException | int | None"]  # of run: the number of a signal, or how serving has ended
 
@@ -271,7 +269,7 @@ def _is_signal(news: _News, deadline: Deadline) -> bool:
     """Wait for a signal; return False where serving ends first, or the deadline comes. Raises what serving raised."""
     while not deadline.passed():
         try:
-            what = news.get(timeout=deadline.sooner(LOOK_UP).left())
+            what = news.get(timeout=deadline.one_wait().left())
         except queue.Empty:
             continue
         if isinstance(what, BaseException):

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from threading import get_ident
 
-from .deadline import Deadline
+from .deadline import MAIN_THREAD, Deadline
 from .exceptions import Close, ProtocolError
 from .output import Output
 from .protocol.endpoint import Receiver
@@ -31,7 +31,6 @@ MOST_DRAINED = 16 << 20  # bytes read and forgotten after the conversation has e
 OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of empty messages is bounded too
 MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one being handled
 
-MAIN_THREAD = threading.main_thread().ident
 
 
 class Intake(ABC):

@@ -161,12 +161,13 @@ class Pump(Intake):
         return event
 
     def _wait_locked(self, deadline: Deadline) -> bool:
-        """Wait for the state to change; False if the deadline came first."""
+        """Wait for the state to change, or a moment; False if the deadline came first."""
         if self._changed is None:
             self._changed = threading.Condition(self._lock)
+        wait = deadline.one_wait()
         self._waiting += 1
         try:
-            return self._changed.wait(deadline.left())
+            return self._changed.wait(wait.left()) or not (wait is deadline or deadline.passed())
         finally:
             self._waiting -= 1
 

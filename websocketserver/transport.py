@@ -232,7 +232,14 @@ def make_transport(sock: socket.socket, *, nagle: bool = False, keepalive: float
 
 def poll(fileno: int, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
     """Wait until a descriptor is ready; an error or a hang-up counts as ready for what was asked."""
-    left = deadline.left()
+    while True:
+        wait = deadline.one_wait()
+        ready = _poll_once(fileno, readable, writable, wait.left())
+        if wait is deadline or ready != (False, False) or deadline.passed():
+            return ready
+
+
+def _poll_once(fileno: int, readable: bool, writable: bool, left: float | None) -> tuple[bool, bool]:
     if not hasattr(select, "poll"):  # Windows
         ready = select.select([fileno] if readable else [], [fileno] if writable else [], [], left)
         return bool(ready[0]), bool(ready[1])
