@@ -10,6 +10,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 from websocketserver.exceptions import HandshakeError, ProtocolError
 from websocketserver.protocol import endpoint
@@ -35,7 +36,8 @@ from ..protocol.twins import CHOSEN, HAVE_C, PYTHON
 
 __all__ = ["TARGETS"]
 
-SEAM = {"frames": ("FrameParser", "PayloadBuffer", "serialize", "serialize_header"), "utf8": ("Utf8Validator",)}
+SEAM = [("frames", name) for name in ("FrameParser", "PayloadBuffer", "serialize", "serialize_header")]
+SEAM.append(("utf8", "Utf8Validator"))
 TWINS = [PYTHON, CHOSEN] if HAVE_C else [PYTHON]
 SIZES = (None, 0, 5, 125, 126, 1000, 65536)
 LIMIT = 20_000  # bytes that a message may inflate to
@@ -109,9 +111,10 @@ def messages(data: bytes) -> None:
     first, step, wire = data[0], data[1], data[2:]
 
     def events(twin: Any, size: int) -> list[Any]:
-        for source, names in SEAM.items():
-            for name in names:
-                setattr(endpoint, name, getattr(twin[source], name))
+        with patch.multiple(endpoint, **{name: getattr(twin[source], name) for source, name in SEAM}):
+            return events_here(size)
+
+    def events_here(size: int) -> list[Any]:
         codecs = negotiate(parse_extensions(format_offers([DEFLATE])), [DEFLATE])[1] if first & 2 else []
         receiver = Receiver(
             Role.SERVER if first & 1 else Role.CLIENT,
