@@ -22,7 +22,7 @@ from websocketserver.protocol.extensions import Codec
 from websocketserver.sharing import SharedMessage
 from websocketserver.transport import PlainTransport
 
-from .support import SOON, Running, frame, raw_client, run_in_thread, running_server, wait_until
+from .support import SOON, Running, frame, half, raw_client, run_in_thread, running_server, wait_until
 
 TEXT_FRAME = 1
 TEXT = "so it goes, and goes, and goes: " * 20
@@ -150,6 +150,23 @@ class TestGathering:
                 assert listener.read_frame().payload == b"0"
                 go_on.set()
             assert all(in_time)
+
+
+def test_who_is_sent_more_just_when_the_first_host_leaves_gets_all() -> None:
+    """The lock is then the second host's, and the first has to leave what it has gathered to that one."""
+    with half() as (guest, peer), half() as (first, _), half() as (second, _):
+
+        class Slow(SharedMessage):
+            def frames(self, sender: Sender) -> bytes | None:
+                first._see_guests_off()
+                return super().frames(sender)
+
+        first._guests, second._guests = {}, {}
+        assert guest.offer(SharedMessage("one"), first._guests, [])
+        assert guest.offer(Slow("two"), second._guests, [])
+        second._see_guests_off()
+        assert not guest._output.gathered
+        assert [peer.read_frame().payload for _ in range(2)] == [b"one", b"two"]
 
 
 class TestSlowPeers:

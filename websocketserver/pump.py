@@ -27,7 +27,7 @@ MOST_LATE = 16  # reads beyond the deadline: what is there is found, but a peer 
 READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from the others
 
 EMPTY: deque[AppEvent] = deque(maxlen=0)  # the inbox of all that have never needed one, which is most: a deque is large
-NOBODY: list[Any] = []  # stays empty
+NOBODY: dict[Any, None] = {}  # stays empty
 MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
 NOW, NEVER = Deadline(0), Deadline(None)
 
@@ -62,7 +62,7 @@ class Pump(Intake):
     def __init__(self, transport: Transport, receiver: Receiver, settings: Settings, hooks: frozenset[str]) -> None:
         super().__init__(transport, receiver, settings, hooks)
         self._gathering: int | None = None  # the thread whose messages are gathered; that thread's, as the next
-        self._guests: list[Any] = NOBODY  # others for which it has gathered: sharing.py deals with them
+        self._guests: dict[Any, None] = NOBODY  # others for which it has gathered: sharing.py deals with them
         # The state lock guards all that follows.
         self._announce: Callable[[], None] | None = None  # set while a pool has the descriptor in its poll set
         self._polled = False  # the pool waits for input: the timer need not

@@ -60,7 +60,9 @@ class SharingChannel(TracedChannel):
 
     __slots__ = ()
 
-    def offer(self, message: SharedMessage, guests: list[SharingChannel] | None, late: list[SharingChannel]) -> bool:
+    def offer(
+        self, message: SharedMessage, guests: dict[SharingChannel, None] | None, late: list[SharingChannel]
+    ) -> bool:
         """Send a message as far as it goes now; with ``guests``, join those where it waits to be sent with others.
 
         False where that cannot be: not a byte has left then, and who sends in the ordinary way learns why. Those of
@@ -76,8 +78,7 @@ class SharingChannel(TracedChannel):
             if frames is None and (frames := message.frames(output.sender)) is None:
                 return False
             if guests is not None:
-                if not output.gathered:  # else somebody sees to it already
-                    guests.append(self)
+                guests[self] = None  # also of a second host: the first may just be passing by, the lock being ours
                 output.gathered += frames
                 if len(output.gathered) >= GATHERED:
                     late.append(self)
@@ -136,7 +137,7 @@ def share(message: str | bytes | bytearray | memoryview, connections: Sequence[C
     guests = None
     if isinstance(host, SharingChannel) and host._gathering == thread:
         if host._guests is NOBODY:
-            host._guests = []
+            host._guests = {}
             timer.schedule(host, time.monotonic() + MOST_GATHERING)
         guests = host._guests
     late: list[SharingChannel] = []
