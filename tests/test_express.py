@@ -203,6 +203,72 @@ class TestBothWays:
                 while True:
                     connection.send(bytes(16000))
 
+    def test_messages_and_messages_in_pieces_of_several_threads(self) -> None:
+        """A lock that was just handed to one who waits for it does not look locked."""
+        with half(settings=Settings(ping_interval=None, compression=None)) as (connection, peer):
+            connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+
+            def send(text: str) -> None:
+                for number in range(60):
+                    if number % 6:
+                        connection.send(text)
+                    else:
+                        connection.send_fragments([text, text])
+
+            sending = [run_in_thread(send, text) for text in ("a", "b" * 6000, "c" * 18000)]
+            whole = 0
+            while whole < 180:
+                first = peer.read_frame()
+                assert first.opcode == 1
+                fin = first.fin
+                while not fin:
+                    more = peer.read_frame()
+                    assert more.opcode == 0
+                    fin = more.fin
+                whole += 1
+            for each in sending:
+                each.result()
+
+    def test_what_comes_behind_a_close_of_ours_while_a_thread_waits_is_dropped(self, ends: Ends) -> None:
+        connection, peer = ends
+        receiving = run_in_thread(connection.recv)
+        wait_until(lambda: connection._pumping)
+        connection.start_close(1000)
+        assert peer.read_close() == 1000
+        peer.send(frames(connection, 1)[0])
+        peer.close_frame(1000)
+        with pytest.raises(ConnectionClosed):
+            receiving.result()
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the two, one can be raised
+    def test_the_pump_is_left_where_an_interrupt_meets_another(self, ends: Ends) -> None:
+        connection, peer = ends
+        shutdown = connection._transport.shutdown
+
+        def interrupted(*args: object) -> None:
+            shutdown()
+            raise KeyboardInterrupt
+
+        connection._transport.shutdown = interrupted  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(connection), "_look_ahead", interrupted)
+            for each in frames(connection, 2):
+                peer.send(each)
+            wait_until(lambda: connection._transport.wait(True, False, Deadline(0))[0])
+            with pytest.raises(KeyboardInterrupt):
+                for _ in connection.events():
+                    pass
+        assert not connection._pumping
+        wait_until(lambda: connection.fileno() == -1)
+
+    def test_a_timeout_that_is_none_is_told_at_once(self, ends: Ends) -> None:
+        connection, peer = ends
+        with pytest.raises(TypeError):
+            connection.send("x", timeout="1")  # type: ignore[arg-type]
+        assert not connection._output.lock.locked()
+        connection.send("y")
+        assert peer.read_frame().payload == b"y"
+
     def test_several_threads(self) -> None:
         with pipe() as (client, server):
             senders = [run_in_thread(self.send_many, client, name) for name in "abc"]

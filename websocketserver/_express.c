@@ -302,7 +302,8 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
 static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int ahead)
 {
     PyObject *parser = GET(RECEIVER, parser, receiver);
-    if (!is_plain(state, PARSER, parser)) /* since this began to wait */
+    if (!is_plain(state, PARSER, parser) || !IS(CONNECTION, _sent, self, Py_None) ||
+        !IS(CONNECTION, _failed, self, Py_False)) /* since this began to wait */
         return Py_NewRef(Py_None);
     PyObject *args[] = {parser, GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver)};
     PyObject *message = PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
@@ -339,7 +340,9 @@ static void leave_with_error(const State *state, PyObject *self, int lost)
 {
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);
-    if ((lost && run(state, self, NAME__interrupted) < 0) || leave_pump(state, self) < 0)
+    if (lost && run(state, self, NAME__interrupted) < 0)
+        PyErr_WriteUnraisable(self);
+    if (leave_pump(state, self) < 0)
         PyErr_WriteUnraisable(self);
     PyErr_Restore(kind, error, traceback);
 }
@@ -471,27 +474,45 @@ static int unlock(const State *state, PyObject *self, PyObject *output)
     return run(state, self, NAME__flush);
 }
 
-/* With the write lock free, send a frame. */
+/* Leave the write lock with an exception: nobody knows what has left, so nothing may follow it. */
+static PyObject *sending_failed(const State *state, PyObject *self, PyObject *output)
+{
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyObject *done = PyObject_CallMethod(self, "_cut", "s", "interrupted while sending");
+    if (!done || unlock(state, self, output) < 0)
+        PyErr_WriteUnraisable(self);
+    Py_XDECREF(done);
+    PyErr_Restore(kind, error, traceback);
+    return NULL;
+}
+
+/* Keep what was not taken of a frame. */
+static int keep_rest(const State *state, PyObject *output, PyObject *frame, Py_ssize_t taken)
+{
+    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, PyBytes_GET_SIZE(frame) - taken);
+    int failed = rest ? PyList_Append(GET(OUTPUT, rest, output), rest) : -1;
+    Py_XDECREF(rest);
+    return failed;
+}
+
+/* Send a frame: True, False where it is left to Python, or None where part of it was taken; then the lock is held. */
 static PyObject *send_frame(const State *state, PyObject *self, PyObject *output, int fd, PyObject *frame)
 {
-    if (run(state, GET(OUTPUT, lock, output), NAME_acquire) < 0)
-        return NULL;
-    Py_ssize_t size = PyBytes_GET_SIZE(frame), taken = send_bytes(fd, frame, IS(CONNECTION, _announce, self, Py_None));
-    int failed = count(state, output, OUTPUTbytes_sent, taken);
-    if (0 < taken && taken < size) {
-        PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, size - taken);
-        if (rest && PyList_Append(GET(OUTPUT, rest, output), rest) == 0 && !failed) {
-            Py_DECREF(rest);
-            return Py_NewRef(Py_None); /* and the lock is held */
-        }
-        Py_XDECREF(rest);
-        failed = -1;
-    }
-    else if (taken)
-        failed |= count(state, self, CONNECTION_messages_sent, 1);
-    if (unlock(state, self, output) < 0 || failed)
-        return NULL;
-    return PyBool_FromLong(taken > 0);
+    /* Up to CPython 3.12 a lock that was just handed to a waiter does not look locked; and to wait for it here would
+       make all that was looked at before untrue. */
+    PyObject *ours = PyObject_CallMethodOneArg(GET(OUTPUT, lock, output), state->names[NAME_acquire], Py_False);
+    Py_XDECREF(ours);
+    if (ours != Py_True)
+        return ours ? Py_NewRef(Py_False) : NULL;
+    Py_ssize_t taken = send_bytes(fd, frame, IS(CONNECTION, _announce, self, Py_None));
+    int partly = 0 < taken && taken < PyBytes_GET_SIZE(frame);
+    if (count(state, output, OUTPUTbytes_sent, taken) < 0 || (partly && keep_rest(state, output, frame, taken) < 0) ||
+        (taken && !partly && count(state, self, CONNECTION_messages_sent, 1) < 0))
+        return sending_failed(state, self, output);
+    if (partly)
+        return Py_NewRef(Py_None);
+    return unlock(state, self, output) < 0 ? NULL : PyBool_FromLong(taken > 0);
 }
 
 static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)

@@ -189,14 +189,14 @@ class WebSocketConnection(SharingChannel):
         says whether the connection is still usable or, because part of the message had left, was aborted.
         Raises ConnectionClosed, and TypeError for any other kind of message.
         """
+        deadline = Deadline(timeout) if timeout is not None else NEVER
         sent = send_at_once(self, message) if text is None else False
         if sent:
             return
         if sent is None:
-            self._send_rest(Deadline(timeout))
+            self._send_rest(deadline)
             return
         data, is_text = as_payload(message, text)
-        deadline = Deadline(timeout) if timeout is not None else NEVER
         self._begin_sending(deadline)
         if self._speaker is not None:
             self._await_speaker(deadline)
