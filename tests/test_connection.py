@@ -530,6 +530,16 @@ class TestInterrupts:
             connection.send("x")
             assert peer.read_frame().payload == b"x"
 
+    def test_while_waiting_for_the_first_byte(self, tls: bool) -> None:
+        with half(tls=tls) as (connection, peer):
+            interrupting = self.interrupt_when(lambda: connection._pumping)
+            with pytest.raises(KeyboardInterrupt):
+                connection.recv()
+            interrupting.result()  # type: ignore[attr-defined]
+            assert connection.state is State.OPEN
+            peer.frame(1, b"all of it")
+            assert connection.recv() == "all of it"
+
     def test_while_waiting_for_another_receiver(self) -> None:
         with half() as (connection, peer):
             receiving = run_in_thread(connection.recv)

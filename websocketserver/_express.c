@@ -1,14 +1,16 @@
 /* The common case of receiving and of sending, each in one call: see express.py, whose functions these replace.
 
    What is read and written here are the slots of the Python classes, whose files say what they mean. Two rules
-   hold it together. While the GIL is held a lock that is free is as good as held: nobody can take it meanwhile.
-   And whatever is not the common case is left to Python before anything was done, or with all of it noted
-   where Python looks for it. So nothing here waits for a lock, and there is none of this where there is no GIL. */
+   hold it together. While the GIL is held, nobody is inside a state lock that looks free: looking is as good as
+   taking it. The write lock, under which the GIL is given away, is taken, but never waited for. And whatever is not
+   the common case is left to Python before anything was done, or with all of it noted where Python looks for it.
+   So there is none of this where there is no GIL. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -98,12 +100,12 @@ enum { METHODS(AS_NAME_INDEX) NAME_COUNT };
 static const char *const NAMES[] = {METHODS(AS_NAME)};
 
 /* Numbers of the Python code: what they mean is said there. */
-enum { OVERHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, NUMBER_COUNT };
+enum { OVERHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, MAIN_THREAD, NUMBER_COUNT };
 static const char *const NUMBERS[NUMBER_COUNT][2] = {
     {"websocketserver.intake", "OVERHEAD"},           {"websocketserver.intake", "LITTLE"},
     {"websocketserver.intake", "READ_SIZE"},          {"websocketserver.output", "GATHERED"},
     {"websocketserver.protocol.endpoint", "JOINED"},  {"websocketserver.protocol.endpoint", "TEXT"},
-    {"websocketserver.protocol.endpoint", "BINARY"},
+    {"websocketserver.protocol.endpoint", "BINARY"},  {"websocketserver.deadline", "MAIN_THREAD"},
 };
 
 typedef struct {
@@ -173,7 +175,7 @@ static int run(const State *state, PyObject *object, int name)
     return result ? 0 : -1;
 }
 
-/* Whether a lock is free, and hence ours for as long as the GIL is; -1 with an exception. */
+/* Whether a lock looks free: nobody does anything under it for as long as the GIL is ours; -1 with an exception. */
 static int is_free(const State *state, PyObject *lock)
 {
     if (!lock || (PyObject *)Py_TYPE(lock) != state->lock_type)
@@ -213,23 +215,28 @@ static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs
 /* ---- Receiving ---- */
 
 #define ON_STACK 4096 /* bytes: as LITTLE */
+#define LOOK_UP 200   /* milliseconds that the main thread waits at once: as in deadline.py */
 
 /* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
 
-   What does not wait keeps the GIL: it takes less time than to get the GIL back from a thread that has taken it. */
-static PyObject *receive_bytes(int fd, Py_ssize_t room, int waits)
+   ``wait`` is as for poll(2), and EINTR comes where that was not enough. What does not wait keeps the GIL: it takes
+   less time than to get the GIL back from a thread that has taken it. */
+static PyObject *receive_bytes(int fd, Py_ssize_t room, int wait)
 {
     char little[ON_STACK];
     PyObject *data = room <= ON_STACK ? NULL : PyBytes_FromStringAndSize(NULL, room);
     if (room > ON_STACK && !data)
         return NULL;
     char *to = data ? PyBytes_AS_STRING(data) : little;
-    ssize_t size;
-    int error;
-    if (waits) {
+    ssize_t size = -1;
+    int error = EINTR;
+    if (wait) {
+        struct pollfd readable = {fd, POLLIN, 0};
         Py_BEGIN_ALLOW_THREADS
-        size = recv(fd, to, room, 0);
-        error = errno;
+        if (wait < 0 || poll(&readable, 1, wait) > 0) {
+            size = recv(fd, to, room, wait < 0 ? 0 : MSG_DONTWAIT);
+            error = errno;
+        }
         Py_END_ALLOW_THREADS
     }
     else {
@@ -279,7 +286,8 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
     PyObject *data = NULL;
     if (room < 1)
         return PyErr_Occurred() ? -1 : 0;
-    while (!(data = receive_bytes(fd, room, waits))) {
+    int wait = !waits ? 0 : PyThread_get_thread_ident() == (unsigned long)state->values[MAIN_THREAD] ? LOOK_UP : -1;
+    while (!(data = receive_bytes(fd, room, wait))) {
         if (PyErr_Occurred())
             return -1;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
