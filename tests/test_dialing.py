@@ -372,3 +372,13 @@ def test_the_hooks_of_one_attempt_are_called_by_one_thread() -> None:
 
     handles = [run_in_thread(claim) for _ in range(8)]
     assert [handle.result() for handle in handles].count(True) == 1
+
+
+def test_an_abort_just_before_connecting_is_not_overlooked() -> None:
+    """shutdown(2) does nothing to a socket that has not begun to connect."""
+    attempt = Attempt()
+    with socket.socket() as sock, socket.create_server(("127.0.0.1", 0)) as listener:
+        attempt.use(sock)
+        attempt.abort()
+        with pytest.raises(ConnectionAbortedError):
+            attempt.begin_connecting(sock, listener.getsockname())

@@ -5,6 +5,8 @@ Any thread may abort it meanwhile: whatever is being waited for ends at once.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import ssl
 import threading
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 from .deadline import Deadline
 from .streams import Link
 from .tls import wrap
-from .transport import shutdown
+from .transport import poll, shutdown
 
 __all__ = ["Attempt", "Dialer"]
 
@@ -63,6 +65,12 @@ class Attempt:
         with self._changed:
             self._sock = None  # before its number can be another's
         sock.close()
+
+    def begin_connecting(self, sock: socket.socket, where: Any) -> int:
+        """Begin to connect a socket that does not block; return what connect_ex does. An abort finds it connecting."""
+        with self._changed:
+            self._check_locked()
+            return sock.connect_ex(where)
 
     def wait_for(self, condition: Callable[[], object], seconds: float | None) -> None:
         """Wait until the condition holds, looking again at each ``notify``; so many seconds at most."""
@@ -156,8 +164,19 @@ class Dialer(NamedTuple):
             left = deadline.left()
             if left == 0:
                 raise TimeoutError(f"no time left to connect to {where}")
-            sock.settimeout(left)
-            sock.connect(where)
+            sock.setblocking(False)
+            error = attempt.begin_connecting(sock, where)
+            if error == errno.EINPROGRESS or error == errno.EWOULDBLOCK and family != socket.AF_UNIX:
+                if not poll(sock.fileno(), False, True, deadline)[1]:
+                    raise TimeoutError("timed out")
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            elif error == errno.EAGAIN:  # a Unix socket whose backlog is full: only who blocks is queued
+                sock.settimeout(left)
+                sock.connect(where)
+                error = 0
+            if error:
+                raise OSError(error, os.strerror(error))
+            sock.settimeout(deadline.left())
         except BaseException:
             attempt.close(sock)
             raise
