@@ -78,3 +78,12 @@ def _not_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped, which CI does not allow: {reason}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how a test failed that passed when it was run again, which only CI does (see .ci/run)."""
+    reports = terminalreporter.stats.get("rerun", ())
+    if reports and "UNSTEADY" in os.environ and not hasattr(terminalreporter.config, "workerinput"):
+        with open(os.environ["UNSTEADY"], "a", encoding="utf-8") as file:
+            for report in reports:
+                file.write(f"\nUNSTEADY {report.nodeid}\n{report.longreprtext}\n")
