@@ -21,4 +21,7 @@ def main(port=8000):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    try:
+        main(*map(int, sys.argv[1:2]))
+    except ConnectionRefusedError:
+        sys.exit("No server answers there. Start it with: python3 -m examples.echo_server")

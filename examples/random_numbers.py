@@ -21,6 +21,8 @@ def main(port=8000):
 if __name__ == "__main__":
     try:
         main(*map(int, sys.argv[1:2]))
+    except ConnectionRefusedError:
+        sys.exit("No server answers there. Start it with: python3 -m examples.echo_server")
     except ConnectionClosed as closed:
         print("The server has closed the connection:", closed.code, closed.reason)
     except KeyboardInterrupt:

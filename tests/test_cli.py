@@ -253,6 +253,7 @@ class TestMistakes:
             (["--handler", "no_such_module:Class"], "No module named 'no_such_module'"),
             (["--handler", "websocketserver:NoSuchClass"], "module websocketserver has no NoSuchClass"),
             (["--handler", "websocketserver:__name__"], "is not a handler class"),
+            (["--handler", "websocketserver:Settings"], "is not a handler class"),
             (["--handler", "os.path:join", "-d", "."], "--directory needs a handler class"),
             (["connect"], "URL"),
             (["connect", "http:/localhost"], "http:/localhost"),

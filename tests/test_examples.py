@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
@@ -43,6 +44,14 @@ def test_echo_server_and_client() -> None:
             assert client.line() == "And in binary: b'\\x00\\x01\\x02'"
             assert client.line().startswith("A round trip takes ")
             assert client.wait() == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["echo_client", "random_numbers"])
+def test_clients_without_a_server(name: str) -> None:
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+    with Program("-m", f"examples.{name}", port) as client:
+        assert client.wait() == (1, "", "No server answers there. Start it with: python3 -m examples.echo_server\n")
 
 
 def test_random_numbers() -> None:

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler
+from socketserver import BaseRequestHandler
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -178,7 +179,7 @@ def _load(name: str) -> Any:
         if not hasattr(found, attribute):
             raise Failure(f"module {module_name} has no {attributes}", 2)
         found = getattr(found, attribute)
-    if not callable(found):
+    if not callable(found) or isinstance(found, type) and not issubclass(found, BaseRequestHandler):
         raise Failure(f"{name} is not a handler class", 2)
     return found
 

@@ -146,7 +146,7 @@ class _TracedParser(_StandIn):
     def __init__(self, parser: FrameParser, trace: _Trace, *, masked: bool) -> None:
         super().__init__(parser, trace)
         self._masked = masked
-        self._frame: Frame | None = None  # the one under way, as its first piece told it
+        self._frame: Frame | None = None  # the one under way, as its first piece told it, if that was seen
         self._payload = b""
 
     def next_message(self, *limits: Any) -> None:
@@ -157,24 +157,25 @@ class _TracedParser(_StandIn):
         return []
 
     def next_frame(self) -> Frame | None:
+        begins = not self._traced.remaining
         frame: Frame | None = self._traced.next_frame()
         if frame is not None:
-            if self._frame is None:
+            if begins:
                 self._frame = frame
             self._add(frame.payload, frame.complete)
         return frame
 
     def unmask(self, view: memoryview) -> None:
         self._traced.unmask(view)
-        if self._frame is not None:  # else it began before the trace
-            self._add(view, not self._traced.remaining)
+        self._add(view, not self._traced.remaining)
 
     def _add(self, payload: Buffer, complete: bool) -> None:
+        if self._frame is None:  # it began before the trace
+            return
         if len(self._payload) < PREVIEW:
             self._payload += payload[: PREVIEW - len(self._payload)]
         if complete:
             frame, payload = self._frame, self._payload
-            assert frame is not None
             self._frame, self._payload = None, b""
             values = frame.opcode, frame.fin, frame.rsv, self._masked, frame.length, payload
             teller.tell(self._trace, TracedFrame(time.time(), True, *values))
