@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -130,6 +130,23 @@ class TestServing:
                 assert events(running) == [running.server._serving]
                 leave(first)
                 assert b"101" in second.recv(4096)
+
+    @pytest.mark.parametrize("seconds", [1000.0, 0.0])
+    def test_a_thread_serves_the_next_connection_if_it_comes_in_time(self, seconds: float) -> None:
+        class Server(ThreadingWebSocketServer):
+            keep_threads = seconds
+            threads: ClassVar[list[threading.Thread]] = []
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                self.threads.append(threading.current_thread())
+                super().process_request_thread(request, client_address)
+
+        with serving(server_class=Server) as running:
+            for _ in range(2):
+                assert echo(running) == b"x"
+                wait_until(lambda: running.server._handlers._spare if seconds else not Server.threads[-1].is_alive())
+        assert (Server.threads[0] is Server.threads[1]) is bool(seconds)
+        assert not any(thread.is_alive() for thread in Server.threads)
 
     def test_override_points_are_in_their_places(self, server_class: Any) -> None:
         called = []

@@ -313,36 +313,31 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
 
     daemon_threads = True
     max_connections = 1000
+    #: Seconds that a thread waits for another connection when its own is over, which then finds in ``threading.local``
+    #: what the earlier one has left there. 0: each connection has a new thread.
+    keep_threads: float = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._handlers = Threads()
         super().__init__(*args, **kwargs)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread that serves the connection; refuse it where there is none to be had."""
-        thread = threading.Thread(
-            target=self.process_request_thread, args=(request, client_address), daemon=self.daemon_threads
-        )
+        """Have a thread serve the connection; refuse it where there is none to be had."""
+        order = self.process_request_thread, request, client_address
         try:
-            self._handlers.start(thread)
+            self._handlers.call(order, self.daemon_threads, self.keep_threads)
         except (RuntimeError, MemoryError) as error:
             self.registry.remove(request)
             self._make_room()  # for the next
             self._refuse(request, f"no thread to be had ({error})")
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """What each thread runs."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._handlers.ending()
-
-    def _disown(self) -> None:
-        super()._disown()
-        self._handlers = Threads()
+    def _forked(self) -> None:
+        super()._forked()
+        self._handlers.disown()
 
     def _end_connections(self, stop: Stop, *, leaving: bool = True) -> None:
         super()._end_connections(stop, leaving=leaving)
+        self._handlers.dismiss()
         if stop.wait:
             self._handlers.join(self._patience(stop), self.registry.threads_not_awaited(leaving))
 
