@@ -210,6 +210,13 @@ class TestRequest:
     def test_the_host_names_its_port_unless_it_is_the_usual_one(self, url: str, host: str) -> None:
         assert fields(make(url).request)["Host"] == host
 
+    def test_a_second_one_differs_in_its_key_alone(self) -> None:
+        url = "ws://localhost/\r?AAAAAAAAAAAAAAAAAAAAAA==".replace("\r", "Sec-WebSocket-Key:")
+        first, second = make(url).request, make(url).request
+        keys = [fields(request)["Sec-WebSocket-Key"] for request in (first, second)]
+        assert second == first.replace(keys[0].encode(), keys[1].encode()) != first
+        assert fields(make(url, origin="https://example.com").request)["Origin"] == "https://example.com"
+
     def test_the_users_name_is_for_basic_authentication(self) -> None:
         request = make("ws://Aladdin:open%20sesame@h/").request
         assert fields(request)["Authorization"] == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="  # RFC 7617, 2

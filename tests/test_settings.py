@@ -122,6 +122,11 @@ class TestOf:
 
         assert Settings.of(Handler()) is Settings.of(Handler())
 
+    def test_values_that_are_merely_equal_are_no_excuse(self) -> None:
+        assert Settings.of(type("Handler", (), {"max_fragments": 1})).max_fragments == 1
+        with pytest.raises(TypeError, match="max_fragments"):
+            Settings.of(type("Handler", (), {"max_fragments": True}))
+
     def test_lists_of_extensions(self) -> None:
         class Handler:
             extensions = [Private()]

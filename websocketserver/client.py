@@ -18,7 +18,7 @@ from .hooks import Hooks
 from .opening import Opening, parse_url
 from .protocol.closecodes import CloseCode, pack_close
 from .protocol.extensions import Extension
-from .settings import DEFAULT_COMPRESSION, Settings, check_seconds
+from .settings import DEFAULT_COMPRESSION, Settings, check_seconds, shared_settings
 from .streams import Link
 from .tls import check_context, client_context
 
@@ -88,20 +88,20 @@ class WebSocketClient(Hooks, WebSocketConnection):
         disable_nagle_algorithm: bool = True,
         connect: bool = True,
     ) -> None:
-        settings = Settings(
-            max_message_size=max_message_size,
-            max_frame_size=max_frame_size,
-            max_fragments=max_fragments,
-            max_queue_size=max_queue_size,
-            fragment_size=fragment_size,
-            compression=compression,
-            extensions=extensions,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            send_timeout=send_timeout,
-            close_timeout=close_timeout,
-            tcp_keepalive=tcp_keepalive,
-            disable_nagle_algorithm=disable_nagle_algorithm,
+        settings = shared_settings(
+            max_message_size,
+            max_frame_size,
+            max_fragments,
+            max_queue_size,
+            fragment_size,
+            compression,
+            extensions,
+            ping_interval,
+            ping_timeout,
+            send_timeout,
+            close_timeout,
+            tcp_keepalive,
+            disable_nagle_algorithm,
         )
         check_seconds("connect_timeout", connect_timeout)
         check_context(ssl_context)
@@ -256,15 +256,19 @@ class WebSocketClient(Hooks, WebSocketConnection):
 
     def start_close(self, code: int = 1000, reason: str = "") -> None:
         """As inherited; ends the connecting too."""
-        pack_close(code, reason)
-        if not self._attempt.abort():
-            super().start_close(code, reason)
+        if not self._attempt.connected:
+            pack_close(code, reason)
+            if self._attempt.abort():
+                return
+        super().start_close(code, reason)
 
     def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
         """As inherited; ends the connecting too."""
-        pack_close(code, reason)
-        if not self._attempt.abort():
-            super().close(code, reason, timeout)
+        if not self._attempt.connected:
+            pack_close(code, reason)
+            if self._attempt.abort():
+                return
+        super().close(code, reason, timeout)
 
     def abort(self) -> None:
         """As inherited; ends the connecting too."""

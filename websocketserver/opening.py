@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
@@ -14,12 +15,15 @@ from .exceptions import HandshakeError
 from .protocol.extensions import Codec, Extension, accept_answer, format_offers
 from .protocol.handshake import build_request, check_response, host_field
 from .protocol.headers import ResponseHead, read_response_head, take_response_head
-from .streams import Link, SocketReader
+from .streams import LOOK_SIZE, Link, SocketReader
 
 __all__ = ["Accepted", "Opening", "Target", "parse_url"]
 
 MAX_BODY = 64 * 1024  # bytes kept of the body of a refusal
 BODY_TIME = 2.0  # seconds that it may take: it is only the explanation, and may never end
+
+KEY_FIELD = b"\r\nSec-WebSocket-Key: "
+SOME_KEY = base64.b64encode(bytes(16)).decode()
 
 Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -64,6 +68,10 @@ class Opening:
         self._extensions = extensions
         self._offer = format_offers(extensions)
         self._key = base64.b64encode(os.urandom(16)).decode()  # unpredictable, new each time (4.1, 7)
+        if not (headers or cookies or target.credentials):  # the usual case
+            before, behind = _request_parts(target, version, origin, self._subprotocols, self._offer)
+            self.request = before + self._key.encode() + behind
+            return
         extra = _pairs(headers)
         if target.credentials is not None and not any(str(name).lower() == "authorization" for name, _ in extra):
             extra.append(("Authorization", "Basic " + base64.b64encode(target.credentials).decode()))  # RFC 7617
@@ -86,22 +94,50 @@ class Opening:
         """
         link.limit = deadline
         link.send(memoryview(self.request))
-        raw = SocketReader(link)
+        received = link.receive(LOOK_SIZE)
+        taken = take_response_head(received)
+        if taken is not None and taken[0].status == 101:  # the usual case: it has come as one piece
+            head, size = taken
+            return self._check(head, received[size:])
+        raw = SocketReader(link, received)
         reader = io.BufferedReader(raw)
-        head = _take_head(raw) or read_response_head(reader.readline)
+        head = read_response_head(reader.readline)
+        if head.status == 101:
+            raw.stop()  # what has been read beyond the head are the first frames
+            return self._check(head, reader.read())
+        try:
+            return self._check(head, b"")
+        except HandshakeError as error:
+            link.limit = deadline.sooner(BODY_TIME)
+            error.body = _read_body(reader, head)
+            raise
+
+    def _check(self, head: ResponseHead, rest: bytes) -> Accepted:
+        """Return what the server agreed to; raises HandshakeError."""
         try:
             subprotocol, answers = check_response(
                 head, key=self._key, subprotocols=self._subprotocols, extensions=self._offer
             )
-            codecs = accept_answer(answers, self._extensions)
+            codecs = accept_answer(answers, self._extensions) if answers else []
         except HandshakeError as error:
-            link.limit = deadline.sooner(BODY_TIME)
-            body = _read_body(reader, head) if head.status != 101 else b""
-            raise HandshakeError(str(error), head.status, head.headers, body) from None  # type: ignore[arg-type]
-        raw.stop()  # what has been read beyond the head are the first frames
-        return Accepted(head, subprotocol, codecs, reader.read())
+            raise HandshakeError(str(error), head.status, head.headers) from None  # type: ignore[arg-type]
+        return Accepted(head, subprotocol, codecs, rest)
 
 
+@lru_cache(64)  # as parse_url
+def _request_parts(
+    target: Target, version: int, origin: str | None, subprotocols: Sequence[str], offer: str
+) -> tuple[bytes, bytes]:
+    """Return what of a request is before and behind its key."""
+    host = host_field(target.host, target.port, target.secure)
+    request = build_request(
+        host, target.path, SOME_KEY, version=version, origin=origin, subprotocols=subprotocols, extensions=offer
+    )
+    begin = request.index(KEY_FIELD) + len(KEY_FIELD)
+    return request[:begin], request[begin + len(SOME_KEY) :]
+
+
+@lru_cache(64)  # who comes again, comes to the same place
 def parse_url(url: str) -> Target:
     """Return what a ws:// or wss:// URL says; raises ValueError, and says what would be right."""
     if not isinstance(url, str):
@@ -144,16 +180,6 @@ def _pairs(fields: Fields | None) -> list[tuple[str, str]]:
     if fields is None:
         return []
     return list(fields.items()) if isinstance(fields, Mapping) else list(fields)
-
-
-def _take_head(raw: SocketReader) -> ResponseHead | None:
-    """Return the head, in the usual case that it has come as one piece."""
-    taken = take_response_head(raw.look())
-    if taken is None:
-        return None
-    head, size = taken
-    raw.skip(size)
-    return head
 
 
 def _read_body(reader: io.BufferedReader[SocketReader], head: ResponseHead) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from .protocol.deflate import PerMessageDeflate
 from .protocol.extensions import Extension
 
-__all__ = ["DEFAULT_COMPRESSION", "Settings", "check_seconds"]
+__all__ = ["DEFAULT_COMPRESSION", "Settings", "check_seconds", "shared_settings"]
 
 DEFAULT_COMPRESSION = PerMessageDeflate()
 
@@ -66,20 +67,20 @@ class Settings:
             values: tuple[Any, ...] = _get_all(handler)
         except AttributeError:
             values = tuple(getattr(handler, name, default) for name, default in _DEFAULTS)
-        try:
-            settings = _known.get(values)
-        except TypeError:  # unhashable, such as a list of extensions
-            return cls(*values)
-        if settings is None:
-            if len(_known) >= 256:
-                _known.clear()
-            settings = _known[values] = cls(*values)
-        return settings
+        return shared_settings(*values)
 
 
 _DEFAULTS = tuple((field.name, field.default) for field in fields(Settings))
 _get_all = attrgetter(*(name for name, _ in _DEFAULTS))
-_known: dict[tuple[object, ...], Settings] = {}  # most handlers of a server share one; dict operations are atomic
+_settings = lru_cache(256, typed=True)(Settings)  # True is not 1, though they are equal
+
+
+def shared_settings(*values: Any) -> Settings:
+    """Return Settings of these values: the same for many connections, whose values need no second look."""
+    try:
+        return _settings(*values)
+    except TypeError:  # also for what is unhashable, such as a list of extensions
+        return Settings(*values)
 
 
 def _check_size(name: str, value: object, least: int) -> None:

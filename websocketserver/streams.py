@@ -22,7 +22,17 @@ from .transport import DONT_WAIT, shutdown
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["LINGER_SIZE", "LINGER_TIME", "AfterUpgrade", "Link", "Pace", "Rate", "SocketReader", "SocketWriter"]
+__all__ = [
+    "LINGER_SIZE",
+    "LINGER_TIME",
+    "LOOK_SIZE",
+    "AfterUpgrade",
+    "Link",
+    "Pace",
+    "Rate",
+    "SocketReader",
+    "SocketWriter",
+]
 
 SLICE = 64 * 1024
 LOOK_SIZE = 8 * 1024
