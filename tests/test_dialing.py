@@ -102,6 +102,15 @@ class TestAddresses:
             with connect(Dialer("somewhere.example", 80), 2) as sock:
                 assert sock.getpeername() == listener.getsockname()
 
+    def test_a_connection_that_takes_a_while_is_waited_for(
+        self, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("websocketserver.dialing._is_connected", lambda sock: False)
+        with connect(Dialer(*listener.getsockname())) as sock:
+            assert sock.getpeername() == listener.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            connect(Dialer("127.0.0.1", closed_port()))
+
     def test_none_answers(self, resolver: Callable[..., list[str]]) -> None:
         resolver(closed_port(), closed_port())
         with pytest.raises(ConnectionRefusedError):
@@ -124,6 +133,20 @@ class TestAddresses:
 
 
 class TestResolving:
+    def test_an_address_of_numbers_is_read_once_but_for_one_with_a_zone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def getaddrinfo(host: str, *args: Any, **options: Any) -> list[AddressInfo]:
+            asked.append(host)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        port = closed_port()
+        for host in ("127.9.8.7", "127.9.8.7", "fe80::1%lo", "fe80::1%lo"):
+            with pytest.raises(ConnectionRefusedError):
+                connect(Dialer(host, port))
+        assert asked == ["127.9.8.7", "fe80::1%lo", "fe80::1%lo"]
+
     def test_a_name_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unknown(*args: Any, **options: Any) -> list[AddressInfo]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

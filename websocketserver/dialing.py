@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .deadline import Deadline
@@ -19,6 +20,8 @@ from .tls import wrap
 from .transport import poll, shutdown
 
 __all__ = ["Attempt", "Dialer"]
+
+DOES_NOT_BLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)  # 0 where a socket has to be told later
 
 _AddressInfo = tuple[Any, ...]  # as socket.getaddrinfo() gives it
 
@@ -31,7 +34,8 @@ class Attempt:
     """
 
     def __init__(self, sock: socket.socket | None = None) -> None:
-        self._changed = threading.Condition(threading.RLock())  # guards all below; signal handlers may come back to it
+        self._lock = threading.RLock()  # guards all below; signal handlers may come back to it
+        self._changed: threading.Condition | None = None  # made by who waits
         self._sock = sock
         self._begun = False
         self._claimed = False
@@ -41,7 +45,7 @@ class Attempt:
 
     def begin(self) -> None:
         """Begin; raises RuntimeError where that was done before."""
-        with self._changed:
+        with self._lock:
             if self._begun:
                 raise RuntimeError("a client connects once: make another")
             self._check_locked()
@@ -49,50 +53,51 @@ class Attempt:
 
     def claim(self) -> None:
         """Be the one that calls the hooks; raises RuntimeError for any other."""
-        with self._changed:
+        with self._lock:
             if self._claimed:
                 raise RuntimeError("run_forever was called before: make another client")
             self._claimed = True
 
     def use(self, sock: socket.socket) -> None:
         """Use this socket from now on."""
-        with self._changed:
+        with self._lock:
             self._sock = sock
             self._check_locked()
 
     def close(self, sock: socket.socket) -> None:
         """Close a socket that was used; never raises ConnectionAbortedError."""
-        with self._changed:
+        with self._lock:
             self._sock = None  # before its number can be another's
         sock.close()
 
     def begin_connecting(self, sock: socket.socket, where: Any) -> int:
         """Begin to connect a socket that does not block; return what connect_ex does. An abort finds it connecting."""
-        with self._changed:
+        with self._lock:
             self._check_locked()
             return sock.connect_ex(where)
 
     def wait_for(self, condition: Callable[[], object], seconds: float | None) -> None:
         """Wait until the condition holds, looking again at each ``notify``; so many seconds at most."""
-        with self._changed:
+        with self._lock:
+            self._changed = threading.Condition(self._lock)
             self._changed.wait_for(lambda: self.aborted or condition(), seconds)
             self._check_locked()
 
     def notify(self) -> None:
         """What somebody waits for may have come."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._notify_locked()
 
     def finish(self) -> None:
         """It has succeeded: from now on there is nothing to abort here."""
-        with self._changed:
+        with self._lock:
             self._check_locked()
             self._sock = None
             self.connected = True
 
     def abort(self) -> bool:
         """Abort; return False where it has succeeded before. Never blocks."""
-        with self._changed:
+        with self._lock:
             if self.connected:
                 return False
             self.aborted = True
@@ -100,8 +105,12 @@ class Attempt:
                 shutdown(self._sock, socket.SHUT_RDWR)
                 if not self._begun:  # nobody else will
                     self._sock.close()
-            self._changed.notify_all()
+            self._notify_locked()
             return True
+
+    def _notify_locked(self) -> None:
+        if self._changed is not None:
+            self._changed.notify_all()
 
     def _check_locked(self) -> None:
         if self.aborted:
@@ -144,10 +153,11 @@ class Dialer(NamedTuple):
         addresses = _resolve(self.host, self.port, deadline, attempt)
         failures: list[OSError] = []
         for tried, address in enumerate(addresses):
-            left = deadline.left()  # shared out: an address that is dead leaves time for the next
-            share = None if left is None else left / (len(addresses) - tried)
+            untried = len(addresses) - tried
+            left = deadline.left() if untried > 1 else None  # shared out: a dead address leaves time for the next
+            share = deadline if left is None else deadline.sooner(left / untried)
             try:
-                return self._try_address(address, deadline.sooner(share), attempt)
+                return self._try_address(address, share, attempt)
             except OSError as error:
                 if attempt.aborted:
                     raise
@@ -156,7 +166,7 @@ class Dialer(NamedTuple):
 
     def _try_address(self, address: _AddressInfo, deadline: Deadline, attempt: Attempt) -> socket.socket:
         family, kind, protocol, _, where = address
-        sock = socket.socket(family, kind, protocol)
+        sock = socket.socket(family, kind | DOES_NOT_BLOCK, protocol)
         try:
             attempt.use(sock)
             if self.source_address is not None:
@@ -164,29 +174,52 @@ class Dialer(NamedTuple):
             left = deadline.left()
             if left == 0:
                 raise TimeoutError(f"no time left to connect to {where}")
-            sock.setblocking(False)
+            if not DOES_NOT_BLOCK:
+                sock.setblocking(False)
             error = attempt.begin_connecting(sock, where)
             if error == errno.EINPROGRESS or error == errno.EWOULDBLOCK and family != socket.AF_UNIX:
-                if not poll(sock.fileno(), False, True, deadline)[1]:
-                    raise TimeoutError("timed out")
-                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                error = 0 if _is_connected(sock) else _wait_connected(sock, deadline)
             elif error == errno.EAGAIN:  # a Unix socket whose backlog is full: only who blocks is queued
                 sock.settimeout(left)
                 sock.connect(where)
                 error = 0
             if error:
                 raise OSError(error, os.strerror(error))
-            sock.settimeout(deadline.left())
+            sock.setblocking(True)  # what comes next waits in its own way
         except BaseException:
             attempt.close(sock)
             raise
         return sock
 
 
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket that was connecting is done: on one machine it is at once."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_connected(sock: socket.socket, deadline: Deadline) -> int:
+    """Wait until a socket has connected; return 0, or the error that there was."""
+    if not poll(sock.fileno(), False, True, deadline)[1]:
+        raise TimeoutError("timed out")
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _read_address(host: str, port: int) -> Sequence[_AddressInfo]:
+    """Return the one address that a host in numbers is; raises socket.gaierror for a name."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+
+
+_known_address = lru_cache(64)(_read_address)
+
+
 def _resolve(host: str, port: int, deadline: Deadline, attempt: Attempt) -> Sequence[_AddressInfo]:
     """Return the addresses of a host. A name may take the system's resolver long: that happens in a thread."""
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return (_read_address if "%" in host else _known_address)(host, port)  # a zone may get another number
     except socket.gaierror:
         pass
     if host == "localhost":
