@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,18 @@ class Visitor:
         self.visits += 1
         self.visited.set()
         return self.answer(now)
+
+
+class Counted:
+    """A function whose calls are counted."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.calls = 0
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        return self.function()
 
 
 @pytest.fixture
@@ -105,6 +118,19 @@ class TestTimer:
         after = Visitor()
         timer.schedule(after, time.monotonic() + 30 * MS)
         assert after.visited.wait(SOON)  # the place in the queue of the one that is gone did no harm
+
+    def test_those_that_are_gone_wake_it_once(self, timer: Timer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timer, "_next_due", count := Counted(timer._next_due))
+        now = time.monotonic()
+        visitors = [Visitor() for _ in range(200)]
+        for number, visitor in enumerate(visitors):
+            timer.schedule(visitor, now + (100 + number / 10) * MS)
+        last = Visitor()
+        timer.schedule(last, now + 125 * MS)
+        visitors.clear()
+        del visitor
+        assert last.visited.wait(SOON)
+        assert count.calls < 20
 
     def test_keeps_nobody_alive_after_a_visit(self, timer: Timer) -> None:
         visitor = Visitor(lambda now: now + 1000)

@@ -42,7 +42,8 @@ class Timer:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition(threading.Lock())  # guards all below and every visit_at
+        self._lock = threading.Lock()  # guards all below and every visit_at
+        self._changed = threading.Condition(self._lock)
         self._heap: list[tuple[float, int, weakref.ref[Visited]]] = []
         self._visiting: weakref.ref[Visited] | None = None  # whoever is not in the heap meanwhile
         self._order = itertools.count()  # so that the heap never compares references
@@ -60,7 +61,10 @@ class Timer:
 
     def schedule(self, visited: Visited, at: float) -> None:
         """Visit at that time (``time.monotonic``) unless a visit is due before. Never blocks for long."""
-        with self._changed:
+        due = visited.visit_at
+        if due is not None and due <= at:  # the visit, whose first step is to forget it, is still to come
+            return
+        with self._lock:
             if visited.visit_at is not None and visited.visit_at <= at:
                 return
             visited.visit_at = at
@@ -82,6 +86,7 @@ class Timer:
         while True:
             visited = self._next_due()
             if visited is None:
+                self._forget_gone()
                 continue
             try:
                 at = visited.visit(time.monotonic())
@@ -91,6 +96,15 @@ class Timer:
             if at is not None:
                 self.schedule(visited, at)
             del visited  # or a connection would live until the next visit of another
+
+    def _forget_gone(self) -> None:
+        """Forget, from the next visit on, those that are gone: else each would cost a wake-up."""
+        gone = True
+        while gone and self._heap:
+            with self._lock:
+                visited = self._heap[0][2]()  # let go of without the lock: that may run code of the application
+                if gone := visited is None:
+                    heapq.heappop(self._heap)
 
     def _next_due(self) -> Visited | None:
         """Wait for the next visit; None where there turned out to be none."""
