@@ -485,6 +485,7 @@ class Waited:
     def __init__(self, lock: threading.Lock) -> None:
         self.lock = lock
         self.release = lock.release
+        self.locked = lock.locked
         self.waiting = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:

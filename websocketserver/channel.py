@@ -259,7 +259,8 @@ class Channel(Pump):
             self._notify_locked()
 
     def _flush_ending(self) -> None:
-        self._flush()
+        if self._output.waits:
+            self._flush()
         if self._cut_at is not None:
             timer.schedule(self, self._cut_at)
 
@@ -288,8 +289,10 @@ class Channel(Pump):
             if self._received is None and not self._detail:
                 self._detail = detail
             self._notify_locked()
+            used = self._pumping or self._output.lock.locked() or self._announce is not None
         try:
-            if not (self._eof and self._output.finished):  # else both directions have ended already
+            # Where the peer's stream has ended, and ours too or with the descriptor, there is nothing to cut.
+            if not self._eof or used and not self._output.finished:
                 self._transport.shutdown()  # wakes the pump and the writer
         finally:
             self._cutting = False

@@ -274,7 +274,7 @@ class Intake(ABC):
 
     def _drain(self) -> int | None:
         """Forget what comes after the conversation: unread, it would make the socket's end a reset."""
-        size = self._transport.discard(READ_SIZE)
+        size = self._transport.discard(self._room)
         self._drained += size or 0
         if self._drained > MOST_DRAINED:
             self._cut("the peer went on sending after the end")

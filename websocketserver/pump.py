@@ -221,8 +221,9 @@ class Pump(Intake):
         """As the pump, take what was read before into the inbox, or else read once, waiting for it."""
         try:
             before = self._events
-            self._fill()
-            if self._events == before and not self._eof and self._read(deadline):
+            if self._unparsed:
+                self._fill()
+            if self._events == before and not self._eof and self._read(deadline) and self._unparsed:
                 self._fill()
         except BaseException:
             self._interrupted()

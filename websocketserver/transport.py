@@ -13,7 +13,6 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 
 from .deadline import Deadline
 
@@ -221,12 +220,14 @@ def make_transport(sock: socket.socket, *, nagle: bool = False, keepalive: float
     ``nagle`` lets TCP hold small writes back (RFC 9293, 3.7.4); with ``keepalive`` it asks after so many seconds of
     silence, and then again and again, whether the peer is there (RFC 9293, 3.8.4). Other sockets know neither.
     """
-    with suppress(OSError):  # not TCP
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not nagle)
         if keepalive is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name in KEEPALIVE_OPTIONS:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(keepalive)))
+    except OSError:  # not TCP
+        pass
     return TlsTransport(sock) if isinstance(sock, ssl.SSLSocket) else PlainTransport(sock)
 
 

@@ -28,6 +28,7 @@ MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
 TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)  # plain ints: an enum's members are slow to compare
 CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+CharacterDecoder = text_codecs.getincrementaldecoder("utf-8")
 
 
 class Role(Enum):
@@ -102,7 +103,7 @@ class Receiver:
         self._active: list[Decoder] = []  # what the message under way was encoded with
         self._payload = PayloadBuffer()
         self._utf8 = Utf8Validator()
-        self._characters = text_codecs.getincrementaldecoder("utf-8")()
+        self._characters = CharacterDecoder()
 
     @property
     def buffered(self) -> int:
