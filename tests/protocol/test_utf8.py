@@ -84,6 +84,16 @@ def test_fails_at_the_first_bad_byte_not_earlier_not_later(utf8, before, bad):
             utf8.Utf8Validator().feed(fed)
 
 
+@pytest.mark.parametrize("bad", INVALID)
+def test_fails_wherever_in_a_long_text_the_bad_byte_is(utf8, bad):
+    text = "é日🧀a" * 40  # 400 bytes: more than are looked at in one go
+    for at in range(0, len(text), 3):
+        before, after = text[:at].encode(), text[at:].encode()
+        utf8.Utf8Validator().feed(before + after, final=True)
+        assert not accepts(utf8, before + bad + after)
+        assert not accepts(utf8, before + bad[:-1] + after) or len(bad) == 1
+
+
 @pytest.mark.parametrize("end", UNFINISHED)
 @pytest.mark.parametrize("before", BEFORE)
 def test_an_unfinished_character_is_an_error_at_the_end_only(utf8, before, end):

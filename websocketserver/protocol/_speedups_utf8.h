@@ -1,7 +1,8 @@
 /* The C twins of utf8.py, part of _speedups.c (RFC 6455, section 8.1; RFC 3629).
 
-   An automaton that is stepped by one shift: its states are multiples of 6, and the row of a byte holds,
-   at the place of each state, the state that follows. Nothing leads out of INVALID. */
+   Whole blocks are judged by comparisons alone, of each byte with those before it, which compilers make vectors of.
+   The ends of a piece are for an automaton that is stepped by one shift: its states are multiples of 6, and the row
+   of a byte holds, at the place of each state, the state that follows. Nothing leads out of INVALID. */
 
 enum {
     INVALID = 0,
@@ -36,7 +37,15 @@ static const uint64_t ROWS[256] = {
     TIMES_8(INVALID),
 };
 
-#define BLOCK 64
+static uint64_t step_through(uint64_t state, const unsigned char *data, Py_ssize_t size)
+{
+    for (Py_ssize_t i = 0; i < size; i++)
+        state = ROWS[data[i]] >> (state & 63);
+    return state & 63;
+}
+
+#define BLOCK 128
+#define BEFORE 3 /* bytes that say whether the next continues a character */
 
 static int is_ascii(const unsigned char block[BLOCK])
 {
@@ -47,20 +56,47 @@ static int is_ascii(const unsigned char block[BLOCK])
     return !(any & UINT64_C(0x8080808080808080));
 }
 
-/* Return the state after these bytes, or INVALID somewhere behind the first that cannot be valid. */
+/* Return whether a byte of the block, which others precede, cannot be valid; its last character may be unfinished. */
+static int is_wrong(const unsigned char *block)
+{
+    unsigned char wrong = 0, least = 0xFF, most = 0; /* wrong by its highest bit, a difference of 0, beyond F4 */
+    for (Py_ssize_t i = 0; i < BLOCK; i++) {
+        unsigned char byte = block[i], before = block[i - 1];
+        unsigned char second = Py_MAX(block[i - 2], 0x20) - 0x20; /* E0 and F0 become C0: where those of two bytes, */
+        unsigned char third = Py_MAX(block[i - 3], 0x30) - 0x30;  /* of three and of four begin, one has to follow */
+        unsigned char lead = Py_MAX(before, second);
+        lead = Py_MAX(lead, third);
+        wrong |= (lead & lead << 1) ^ (byte & ~(byte << 1)); /* 11......, and not followed by 10......; or the reverse */
+
+        signed char signed_byte = (signed char)byte; /* 80 to BF, where it follows: compared in one instruction less */
+        unsigned char after_e = before ^ (signed_byte < (signed char)0xA0 ? 0xE0 : 0xED); /* overlong, surrogates */
+        unsigned char after_f = before ^ (signed_byte < (signed char)0x90 ? 0xF0 : 0xF4); /* overlong, over U+10FFFF */
+        unsigned char overlong = (byte & 0xFE) ^ 0xC0;
+        unsigned char difference = Py_MIN(after_e, after_f);
+        difference = Py_MIN(difference, overlong);
+        least = Py_MIN(least, difference);
+        most = Py_MAX(most, byte);
+    }
+    return wrong & 0x80 || least == 0 || most > 0xF4;
+}
+
+/* Return the state after these bytes, or INVALID. */
 static uint64_t check_utf8(uint64_t state, const unsigned char *data, Py_ssize_t size)
 {
-    const unsigned char *end = data + size;
-    while (data < end && state != INVALID) {
-        Py_ssize_t step = end - data < BLOCK ? end - data : BLOCK;
-        if (step < BLOCK || state != DONE || !is_ascii(data)) {
-            for (Py_ssize_t i = 0; i < step; i++)
-                state = ROWS[data[i]] >> (state & 63);
-            state &= 63;
-        }
-        data += step;
+    const unsigned char *end = data + size, *block = data + BEFORE, *last = end;
+    if (size < BEFORE + BLOCK)
+        return step_through(state, data, size);
+    if (step_through(state, data, BEFORE) == INVALID)
+        return INVALID;
+    for (Py_ssize_t step = BLOCK; step; block += step) { /* the last block may overlap with the one before */
+        if ((block[-1] >= 0x80 || !is_ascii(block)) && is_wrong(block))
+            return INVALID;
+        step = Py_MIN(BLOCK, end - block - BLOCK);
     }
-    return state;
+    do /* to where the last character begins */
+        last--;
+    while ((*last & 0xC0) == 0x80);
+    return step_through(DONE, last, end - last);
 }
 
 typedef struct {
@@ -123,6 +159,8 @@ static PyType_Slot utf8_slots[] = {
     {Py_tp_methods, utf8_methods},
     {0, NULL},
 };
+
+#define SHORT 64 /* bytes, or characters, below which CPython is as fast */
 
 /* ---- Decoding ---- */
 
@@ -208,7 +246,7 @@ static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *data)
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    PyObject *text = view.len < BLOCK ? NULL : decode_wide(view.buf, view.len);
+    PyObject *text = view.len < SHORT ? NULL : decode_wide(view.buf, view.len);
     if (!text && !PyErr_Occurred()) /* short, or wrong: CPython says where */
         text = PyUnicode_DecodeUTF8(view.buf, view.len, NULL);
     PyBuffer_Release(&view);
@@ -286,7 +324,7 @@ static PyObject *encode(PyObject *Py_UNUSED(module), PyObject *text)
         return NULL;
 #endif
     Py_ssize_t count = PyUnicode_GET_LENGTH(text);
-    PyObject *result = count < BLOCK || count > PY_SSIZE_T_MAX / 8 || PyUnicode_IS_ASCII(text) ? NULL
+    PyObject *result = count < SHORT || count > PY_SSIZE_T_MAX / 8 || PyUnicode_IS_ASCII(text) ? NULL
                                                                                              : encode_wide(text, count);
     if (!result && !PyErr_Occurred()) /* simple, or wrong: CPython says where */
         result = PyUnicode_AsUTF8String(text);
