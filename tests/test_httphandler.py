@@ -224,7 +224,12 @@ class TestDeadlines:
             assert read_until(sock, b"\r\n\r\n/").startswith(b"HTTP/1.1 200")
 
     def test_of_a_second_head(self) -> None:
-        with serving(Page, handshake_timeout=0.2) as running, connected(running) as sock:
+        class Handler(Page):
+            def do_GET(self) -> None:
+                super().do_GET()
+                self.handshake_timeout = 0.2  # type: ignore[misc]  # for the next
+
+        with serving(Handler) as running, connected(running) as sock:
             sock.sendall(PAGE + b"GET")
             assert read_to_end(sock).endswith(b"\r\n\r\n/")
             wait_until(lambda: len(lines(running)) == 2)

@@ -87,6 +87,16 @@ def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("websocketserver-worker")]
 
 
+def five_hasty(running: Running, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Return the sockets of five clients who have little time for their first head; others have the usual time."""
+    handler = running.server.RequestHandlerClass
+    usual, handler.handshake_timeout = handler.handshake_timeout, 150 * MS
+    socks = [stack.enter_context(connected(running)) for _ in range(5)]
+    wait_until(lambda: len(tenants(running)) + len(lines(running)) == 5)  # they are there, or have been
+    handler.handshake_timeout = usual
+    return socks
+
+
 def tenants(running: Running) -> list[Any]:
     pool = running.server._pool
     return [] if pool is None else list(pool._tenants.values())
@@ -528,15 +538,19 @@ class TestHTTP:
 
     @pytest.mark.parametrize("kind", ["first", "further", "behind another"])
     def test_slow_heads_keep_no_thread_and_are_dropped(self, kind: str) -> None:
-        begin, times = {"first": (b"", 0), "further": (PAGE, 1), "behind another": (PAGE, 1)}[kind]
-        with (
-            pooled(EchoPage, max_workers=1, handshake_timeout=150 * MS) as running,
-            contextlib.ExitStack() as stack,
-        ):
-            socks = [stack.enter_context(connected(running)) for _ in range(5)]
+        class Handler(EchoPage):
+            def do_GET(self) -> None:
+                super().do_GET()
+                self.handshake_timeout = 150 * MS  # type: ignore[misc]  # for the next
+
+        with pooled(Handler, max_workers=1) as running, contextlib.ExitStack() as stack:
+            if kind == "first":
+                socks = five_hasty(running, stack)
+            else:
+                socks = [stack.enter_context(connected(running)) for _ in range(5)]
             for sock in socks:
-                sock.sendall(begin + b"GET / HT" if kind == "behind another" else begin)
-                for _ in range(times):
+                sock.sendall({"first": b"", "further": PAGE, "behind another": PAGE + b"GET / HT"}[kind])
+                if kind != "first":
                     read_until(sock, ANSWER)
             for sock in socks:
                 sock.sendall(b"" if kind == "behind another" else b"GET / HT")
@@ -579,7 +593,7 @@ class TestHTTP:
             for sock in socks:
                 sock.sendall(b"BAD\r\n" + b"x" * 1000)
                 assert read_to_end(sock).startswith(b"HTTP/1.1 400")
-            assert away(running) == 0
+            wait_until(lambda: away(running) == 0)
             for sock in socks:
                 sock.sendall(b"more")
             assert len(running.server.registry) == 5
@@ -659,8 +673,8 @@ class TestHTTP:
 
 class TestTls:
     def test_silent_clients_keep_no_thread_and_are_dropped(self) -> None:
-        with pooled(tls=True, max_workers=1, handshake_timeout=150 * MS) as running, contextlib.ExitStack() as stack:
-            socks = [stack.enter_context(connected(running)) for _ in range(5)]
+        with pooled(tls=True, max_workers=1) as running, contextlib.ExitStack() as stack:
+            socks = five_hasty(running, stack)
             with raw_client(running) as peer:
                 echo(peer, b"x")
                 assert len(workers()) <= 2
@@ -904,13 +918,12 @@ class TestShutdown:
     @pytest.mark.parametrize("where", ["serving thread", "other thread"])
     def test_from_a_signal_handler(self, where: str) -> None:
         program = f"""
-            import os, signal, threading, time
+            import os, signal, threading
             from websocketserver import PoolingWebSocketServer, WebSocketClient, WebSocketRequestHandler
 
             class Handler(WebSocketRequestHandler):
                 def log_message(self, *args): pass
                 def on_message(self, message):
-                    time.sleep(0.05)
                     os.kill(os.getpid(), signal.{"SIGTERM" if where == "serving thread" else "SIGINT"})
                 def on_close(self, code, reason):
                     print("on_close", code, flush=True)
