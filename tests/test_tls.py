@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import ssl
@@ -546,16 +547,18 @@ class TestHostile:
         wrap = context.wrap_socket
 
         def late(sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-            with clients.pop() as gone:
+            with clients.get(timeout=SOON) as gone:
                 _reset(gone)
             wait_until(lambda: not _is_connected(sock))
             return wrap(sock, **options)
 
         monkeypatch.setattr(context, "wrap_socket", late)
+        clients: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
         with serving_with(context, server_class) as running:
-            clients = [socket.create_connection(running.address[:2], SOON)]
-            clients[0].sendall(b"x")  # which is still to be read
-            wait_until(lambda: not clients and not len(running.server.registry))
+            client = socket.create_connection(running.address[:2], SOON)
+            client.sendall(b"x")  # which is still to be read
+            clients.put(client)
+            wait_until(lambda: clients.empty() and not len(running.server.registry))
             assert running.errors == []
             assert len(lines(running)) <= 1
 
