@@ -33,7 +33,7 @@ from websocketserver import (
 )
 from websocketserver.protocol.handshake import accept_key
 
-from .support import RawPeer, half, opening_request, run_in_thread
+from .support import RawPeer, half, opening_request, run_in_thread, wait_until
 
 HOUR = 3600.0
 STILL = 5  # looks, 20 ms apart, at which the main thread must be found in the same place
@@ -120,8 +120,7 @@ def send_over_tls() -> None:
 def send_behind_another_thread() -> None:
     with alone() as (websocket, _):
         run_in_thread(websocket.send, bytes(1 << 24))
-        while not websocket.stats.bytes_sent and not websocket._output.lock.locked():
-            time.sleep(0.01)
+        wait_until(websocket._output.lock.locked)
         websocket.send("x")
 
 
@@ -147,8 +146,7 @@ def close() -> None:
 def close_behind_another_thread() -> None:
     with alone() as (websocket, _):
         run_in_thread(websocket.send, bytes(1 << 24))
-        while not websocket._output.lock.locked():
-            time.sleep(0.01)
+        wait_until(websocket._output.lock.locked)
         websocket.close()
 
 
@@ -303,8 +301,7 @@ def served() -> Iterator[Any]:
     serving = server(ThreadingWebSocketServer, Stuck)
     run_in_thread(serving.serve_forever)
     with stuck_client(serving):
-        while not serving.connections:
-            time.sleep(0.01)
+        wait_until(lambda: serving.connections)
         yield serving
 
 

@@ -627,6 +627,7 @@ def stay_here(go: threading.Event) -> None:
 
 RUN = """
     import os, signal, socket, sys, threading, time
+    from tests.support import wait_until
     from websocketserver import *
 
     class Handler(WebSocketRequestHandler):
@@ -703,8 +704,7 @@ class TestRun:
         in_thread(again)
 
     def again():
-        while server._stop is None:
-            time.sleep(0.01)
+        wait_until(lambda: server._stop is not None)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with {kind}(("127.0.0.1", 0), Told) as server:

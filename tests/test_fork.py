@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has 
 
 PARENT = """
     import contextlib, os, socket, socketserver, sys, threading, time, warnings
+    from tests.support import certificates, wait_until
     from websocketserver import *
 
     warnings.simplefilter("ignore", DeprecationWarning)  # CPython's about forks of processes with threads
@@ -31,8 +32,7 @@ PARENT = """
         with kind(("127.0.0.1", 0), handler) as server:
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
-            while server._serving is None:
-                time.sleep(0.001)
+            wait_until(lambda: server._serving is not None)
             yield server
 
     def connect(server, **options):
@@ -82,8 +82,7 @@ def test_a_child_serves_and_connects_and_the_parent_goes_on(kind: str) -> None:
         with serving({kind}) as own, connect(own, ping_interval=0.05) as websocket:
             assert echo(websocket) == "x"
             websocket.ping().wait(10)
-            while websocket.latency is None:
-                time.sleep(0.001)
+            wait_until(lambda: websocket.latency is not None)
         for websocket in (*clients, stuck):
             with contextlib.suppress(ConnectionClosed):
                 websocket.send("x")
@@ -104,8 +103,7 @@ def test_a_child_serves_and_connects_and_the_parent_goes_on(kind: str) -> None:
         waiting = [in_thread(list, connect(server)), in_thread(list, connect(pool))]
         stuck = connect(silent)
         in_thread(send)
-        while not stuck._output.lock.locked():
-            time.sleep(0.001)
+        wait_until(stuck._output.lock.locked)
         from websocketserver.keepalive import timer
         held = threading.Event()
 
@@ -141,8 +139,6 @@ def test_a_child_serves_and_connects_and_the_parent_goes_on(kind: str) -> None:
 def test_a_child_keeps_nothing_open_of_the_parent() -> None:
     """Else peers would see no end before the child's, and the port would stay taken."""
     done = run_program(f"""{PARENT}
-    from tests.support import certificates
-
     def sockets():
         found = []
         for name in os.listdir("/proc/self/fd"):
@@ -190,8 +186,7 @@ def test_a_child_keeps_nothing_open_of_the_parent() -> None:
         asking.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
         asked.wait()
         half = [socket.create_connection(each.server_address) for each in (server, pool)]
-        while len(server.registry) < 5 or len(pool.registry) < 4:
-            time.sleep(0.001)
+        wait_until(lambda: len(server.registry) >= 5 and len(pool.registry) >= 4)
         mine = [asking.detach()] + [sock.detach() for sock in half]
         for fileno in mine:  # the test's own: not ours to leave
             os.set_inheritable(fileno, False)
@@ -276,8 +271,7 @@ def test_of_a_unix_server_leaves_the_path_to_the_parent(tmp_path: Any) -> None:
     with ThreadingUnixWebSocketServer(path, Echo) as server:
         print(forked(child), os.path.exists(path))
         in_thread(server.serve_forever)
-        while server._serving is None:
-            time.sleep(0.001)
+        wait_until(lambda: server._serving is not None)
         print(forked(child), os.path.exists(path))
     print(os.path.exists(path))
     """)

@@ -302,6 +302,7 @@ class TestAdversity:
         """It neither spins nor gives up, and shutdown wakes it."""
         done = run_program(f"""
             import os, resource, socket, threading, time
+            from tests.support import wait_until
             from websocketserver import {kind}, WebSocketRequestHandler
 
             class Page(WebSocketRequestHandler):
@@ -318,8 +319,7 @@ class TestAdversity:
             thread.start()
             with socket.create_connection(server.server_address) as client:  # so that all is there
                 ask(client)
-            while len(server.registry):
-                time.sleep(0.01)
+            wait_until(lambda: not len(server.registry))
             clients = [socket.socket() for _ in range(2)]
             used = max(map(int, os.listdir("/proc/self/fd")))
             resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
@@ -337,16 +337,15 @@ class TestAdversity:
                 client.settimeout(10)
             clients[0].connect(server.server_address)
             before = time.process_time()
-            time.sleep(1)
+            time.sleep(0.4)
             print("cpu", time.process_time() - before < 0.05)
             os.close(spare.pop())
             print("served", ask(clients[0]))
             clients[0].close()
-            while len(server.registry):
-                time.sleep(0.01)
+            wait_until(lambda: not len(server.registry))
             fill()
             clients[1].connect(server.server_address)
-            time.sleep(0.1)
+            wait_until(server._backoff.left)
             began = time.monotonic()
             server.shutdown(60)
             print("shut down", time.monotonic() - began < 30)
