@@ -5,12 +5,16 @@ All other tests of connections go this way too, where C is built, and the other 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import socket
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -546,3 +550,24 @@ if HAVE_C:  # else there is nothing but the other way
                 assert tracemalloc.get_traced_memory()[0] - before < 1000
             finally:
                 tracemalloc.stop()
+
+        def test_of_all_that_have_received_one_waits_for_the_gil(self) -> None:
+            """Each that does wakes up again and again to ask for it."""
+            libc = ctypes.PyDLL(None)  # its functions keep the GIL
+            text = frame(1, b"text", key=b"keys")
+            interval = sys.getswitchinterval()
+            with ExitStack() as stack:
+                ends = [stack.enter_context(half(Role.SERVER)) for _ in range(10)]
+                receiving = [run_in_thread(connection.recv) for connection, _ in ends]
+                wait_until(lambda: all(connection._pumping for connection, _ in ends))
+                sys.setswitchinterval(0.001)
+                try:
+                    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+                    for _, peer in ends:
+                        libc.send(peer.sock.fileno(), text, len(text), 0)
+                    libc.usleep(100_000)
+                    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+                finally:
+                    sys.setswitchinterval(interval)
+                assert [each.result() for each in receiving] == ["text"] * 10
+            assert switches < 500

@@ -201,6 +201,35 @@ def test_a_child_keeps_nothing_open_of_the_parent() -> None:
     assert done.stderr == ""
 
 
+def test_while_a_thread_comes_from_a_read() -> None:
+    """In C it takes the GIL back by a gate: the child has one of its own."""
+    done = run_program(f"""{PARENT}
+    import ctypes
+
+    def child():
+        sys.setswitchinterval(0.005)
+        with serving() as server, connect(server) as websocket:
+            assert echo(websocket) == "x"
+
+    libc = ctypes.PyDLL(None)  # its functions keep the GIL
+    here, there = socket.socketpair()
+    connection = WebSocketConnection(here, role=Role.CLIENT)
+    receiving = in_thread(connection.recv)
+    while not connection._pumping:
+        time.sleep(0.001)
+    sys.setswitchinterval(60)
+    libc.send(there.fileno(), b"\\x81\\x01x", 3, 0)
+    while libc.recv(here.fileno(), bytes(1), 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) > 0:
+        pass
+    status = forked(child)
+    sys.setswitchinterval(0.005)
+    receiving.join()
+    connection.abort()
+    print("child", status)
+    """)
+    assert done.stdout == "child 0\n", done
+
+
 def test_with_multiprocessing() -> None:
     done = run_program(f"""{PARENT}
     import multiprocessing

@@ -115,6 +115,7 @@ typedef struct {
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
     PyObject *zero, *serialize, *lock_type;
+    PyThread_type_lock gate; /* held while taking the GIL back; never freed: who comes from a read may come late */
     int ready; /* all of this is found with the first call: our modules cannot be imported while they import this */
 } State;
 
@@ -217,11 +218,22 @@ static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs
 #define ON_STACK 4096 /* bytes: as LITTLE */
 #define LOOK_UP 200   /* milliseconds that the main thread waits at once: as in deadline.py */
 
+/* Take the GIL back, one thread at a time. Who waits for the GIL wakes up every few milliseconds to ask for it, who
+   waits at the gate does not: of a thousand threads all would do little else. */
+static void take_gil(PyThread_type_lock gate, PyThreadState *thread)
+{
+    if (gate)
+        PyThread_acquire_lock(gate, WAIT_LOCK);
+    PyEval_RestoreThread(thread); /* does not return when the interpreter is ending, nor would it for who waits here */
+    if (gate)
+        PyThread_release_lock(gate);
+}
+
 /* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
 
    ``wait`` is as for poll(2), and EINTR comes where that was not enough. What does not wait keeps the GIL: it takes
    less time than to get the GIL back from a thread that has taken it. */
-static PyObject *receive_bytes(int fd, Py_ssize_t room, int wait)
+static PyObject *receive_bytes(const State *state, int fd, Py_ssize_t room, int wait)
 {
     char little[ON_STACK];
     PyObject *data = room <= ON_STACK ? NULL : PyBytes_FromStringAndSize(NULL, room);
@@ -232,12 +244,13 @@ static PyObject *receive_bytes(int fd, Py_ssize_t room, int wait)
     int error = EINTR;
     if (wait) {
         struct pollfd readable = {fd, POLLIN, 0};
-        Py_BEGIN_ALLOW_THREADS
+        PyThread_type_lock gate = wait < 0 ? state->gate : NULL; /* the main thread still runs when others have ended */
+        PyThreadState *thread = PyEval_SaveThread();
         if (wait < 0 || poll(&readable, 1, wait) > 0) {
             size = recv(fd, to, room, wait < 0 ? 0 : MSG_DONTWAIT);
             error = errno;
         }
-        Py_END_ALLOW_THREADS
+        take_gil(gate, thread);
     }
     else {
         size = recv(fd, to, room, MSG_DONTWAIT);
@@ -287,7 +300,7 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
     if (room < 1)
         return PyErr_Occurred() ? -1 : 0;
     int wait = !waits ? 0 : PyThread_get_thread_ident() == (unsigned long)state->values[MAIN_THREAD] ? LOOK_UP : -1;
-    while (!(data = receive_bytes(fd, room, wait))) {
+    while (!(data = receive_bytes(state, fd, room, wait))) {
         if (PyErr_Occurred())
             return -1;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
@@ -419,6 +432,16 @@ static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize
 {
     State *state = PyModule_GetState(module);
     return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 0);
+}
+
+/* In the child of a fork: the gate may be held by a thread that is not here. */
+static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
+{
+    PyThread_type_lock gate = PyThread_allocate_lock();
+    if (!gate)
+        return PyErr_NoMemory();
+    ((State *)PyModule_GetState(module))->gate = gate;
+    Py_RETURN_NONE;
 }
 
 /* ---- Sending ---- */
@@ -603,14 +626,15 @@ static int find_all(State *state)
     return state->ready ? 0 : -1;
 }
 
-static int module_exec(PyObject *Py_UNUSED(module))
+static int module_exec(PyObject *module)
 {
 #ifdef Py_GIL_DISABLED
     PyErr_SetString(PyExc_ImportError, "what this module does rests on the GIL");
     return -1;
-#else
-    return 0;
 #endif
+    PyObject *renewed = renew_gate(module, NULL);
+    Py_XDECREF(renewed);
+    return renewed ? 0 : -1;
 }
 
 #define EACH(array, size, act)             \
@@ -654,6 +678,7 @@ static PyMethodDef functions[] = {
      "Return the next event where it is here and that is simple, else None."},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL,
      "Send a message where that is simple, else return False; None where it was begun."},
+    {"renew_gate", renew_gate, METH_NOARGS, "For the child of a fork."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,3 +3,5 @@
 from .express import ready_at_once as ready_at_once
 from .express import receive_at_once as receive_at_once
 from .express import send_at_once as send_at_once
+
+def renew_gate() -> None: ...

@@ -41,6 +41,8 @@ def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | No
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._express import ready_at_once, receive_at_once, send_at_once
+        from ._express import ready_at_once, receive_at_once, renew_gate, send_at_once
+
+        os.register_at_fork(after_in_child=renew_gate)
     except ImportError:
         pass
