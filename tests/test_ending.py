@@ -180,11 +180,14 @@ class TestShutdown:
             import os, signal, threading, time
             from websocketserver import {kind}, WebSocketClient, WebSocketRequestHandler
 
+            def say(line):
+                print(line + "\\n", end="")  # two threads say something: each line in one piece
+
             class Handler(WebSocketRequestHandler):
                 def on_open(self):
                     self.websocket.send("open")
                 def on_close(self, code, reason):
-                    print("on_close", code)
+                    say(f"on_close {{code}}")
                 def log_message(self, *args):
                     pass
 
@@ -192,7 +195,7 @@ class TestShutdown:
                 with WebSocketClient(f"ws://127.0.0.1:{{server.server_port}}/") as websocket:
                     websocket.recv()
                     os.kill(os.getpid(), signal.SIGTERM)
-                    print("messages", list(websocket), websocket.close_code)
+                    say(f"messages {{list(websocket)}} {{websocket.close_code}}")
 
             signal.signal(signal.SIGTERM, lambda *args: server.shutdown())
             with {kind}(("127.0.0.1", 0), Handler) as server:
