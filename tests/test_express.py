@@ -73,7 +73,11 @@ def test_the_seam_chooses() -> None:
 @pytest.mark.usefixtures("way")
 class TestBothWays:
     @pytest.mark.parametrize(
-        "message", ["", "text", "é" * 100, "\N{GRINNING FACE}", b"", b"bytes", bytes(16384), b"x" * 20000]
+        "message",
+        [
+            *("", "text", "x" * 125, "x" * 126, "xy" * 8192, "x" * 20000, "é" * 100, "\N{GRINNING FACE}"),
+            *(b"", b"bytes", bytes(16384), b"x" * 20000),
+        ],
     )
     def test_messages_come_and_go(self, ends: Ends, message: str | bytes) -> None:
         connection, peer = ends

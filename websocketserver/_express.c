@@ -446,6 +446,24 @@ static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
 
 /* ---- Sending ---- */
 
+/* Return a payload as a frame without a mask (5.2); at most JOINED bytes, which fit into two of length. */
+static PyObject *make_plain_frame(int opcode, const char *payload, Py_ssize_t size)
+{
+    int head = size < 126 ? 2 : 4;
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, head + size);
+    if (!frame)
+        return NULL;
+    unsigned char *to = (unsigned char *)PyBytes_AS_STRING(frame);
+    to[0] = 0x80 | opcode;
+    to[1] = head == 2 ? size : 126;
+    if (head == 4) {
+        to[2] = size >> 8;
+        to[3] = size & 0xFF;
+    }
+    memcpy(to + head, payload, size);
+    return frame;
+}
+
 /* Return one message as a frame; NULL, maybe without an exception, where that is left to Python. */
 static PyObject *make_frame(const State *state, PyObject *sender, PyObject *message)
 {
@@ -455,6 +473,8 @@ static PyObject *make_frame(const State *state, PyObject *sender, PyObject *mess
     if (!IS(SENDER, plain, sender, Py_True) || !(text || PyBytes_CheckExact(message)) ||
         PyObject_Size(message) > state->values[JOINED])
         return NULL;
+    if (new_key == Py_None && text && PyUnicode_IS_COMPACT_ASCII(message))
+        return make_plain_frame(state->values[TEXT], PyUnicode_DATA(message), PyUnicode_GET_LENGTH(message));
     args[1] = text ? PyUnicode_AsUTF8String(message) : Py_NewRef(message);
     if (!args[1])
         PyErr_Clear(); /* a lone surrogate: Python says so */
