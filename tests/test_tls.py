@@ -27,7 +27,7 @@ from websocketserver import (
     ThreadingWebSocketServer,
     WebSocketClient,
 )
-from websocketserver.tls import client_context, end_refused, failure, wrap
+from websocketserver.tls import client_context, end_refused, failure, peer_certificate, wrap
 
 from . import stress_duplex
 from .support import (
@@ -535,6 +535,11 @@ def test_a_socket_that_was_reset_is_closed_where_it_cannot_be_wrapped(
         with pytest.raises(OSError):
             wrap(context, ours, **options)
         assert ours.fileno() == -1
+
+
+def test_nobody_has_presented_a_certificate_who_has_left_before_it_was_looked_at() -> None:
+    with wrap(certificates().server, socket.socket(), server_side=True) as sock:
+        assert peer_certificate(sock) is None
 
 
 @both_servers

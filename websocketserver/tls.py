@@ -187,7 +187,7 @@ def peer_certificate(sock: socket.socket) -> Mapping[str, Any] | None:
         return None
     try:
         return sock.getpeercert() or None
-    except ValueError:  # the stream has failed, if only since: there is nobody to ask
+    except (OSError, ValueError):  # the stream has failed, if only since: there is nobody to ask
         return None
 
 
