@@ -226,7 +226,7 @@ class TestLeaks:
             before, after = stress_client.measure(url, 100, 5)
         assert after["connections"] == 1
         # So few connections do not show whether more memory is a leak.
-        assert set(stress_client.leaks(before, after)) <= {"memory"}
+        assert set(stress_client.leaks(before, after, 5)) <= {"memory"}
 
     @pytest.mark.slow
     @pytest.mark.timeout(600)
