@@ -435,6 +435,8 @@ def running_server(
         thread = run_in_thread(server.serve_forever)
         running = Running(server, tls)
         try:
+            # Where it is closed before it has begun, it cannot begin any more.
+            wait_until(lambda: getattr(server, "_serving", 0) is not None or not thread.running)
             yield running
         finally:
             run_in_thread(server.shutdown).result(2 * SOON)

@@ -397,8 +397,8 @@ def _opened(running: Running, *frames: bytes) -> socket.socket:
     sock = _client(running)
     sock.sendall(opening_request() + b"".join(frames))
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += sock.recv(1)
+    while (byte := sock.recv(1)) and not head.endswith(b"\r\n\r"):
+        head += byte
     wait_until(lambda: running.server.connections or not len(running.server.registry))
     return sock
 

@@ -276,8 +276,9 @@ class TestSwitching:
 
 
 class TestTelling:
-    def test_may_use_the_connection(self, tls: bool) -> None:
+    def test_may_use_the_connection(self, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """No lock is held: whoever is told may send, receive and close."""
+        monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)  # the receiver is told, not the timer
         with half(tls=tls, tcp=True) as (connection, peer):
 
             def answer(frame: TracedFrame) -> None:
