@@ -153,6 +153,14 @@ class TestKeepalive:
             assert connection._heartbeat.next_visit() is None
 
 
+def test_begins_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the timer's thread meets, should it come at once."""
+    met: list[tuple[str, bool]] = []
+    monkeypatch.setattr(timer, "schedule", lambda visited, at: met.append((repr(visited), visited._unparsed)))
+    with half(received=frame(1, b"x", key=KEY)) as (connection, _):
+        assert met == [(repr(connection), True)]
+
+
 class TestUnattended:
     """A long computation does not lose its connection."""
 

@@ -66,7 +66,6 @@ class AttendedChannel(Channel):
         self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
         self._quiet_since = now  # when it last saw messages
         self._messages = 0
-        timer.schedule(self, self._next_visit(now))
 
     def _on_close(self, event: Closed) -> None:
         super()._on_close(event)

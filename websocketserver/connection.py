@@ -113,6 +113,7 @@ class WebSocketConnection(SharingChannel):
         if received:
             receiver.feed(received)
             self._unparsed = True
+        timer.schedule(self, self._next_visit(self._opened_at))  # last: on a slow machine it comes before we go on
 
     # Receiving
 
