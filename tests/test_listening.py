@@ -186,7 +186,7 @@ class TestGivenSocket:
         listener = socket.create_server(("127.0.0.1", 0))
         with serving(address=listener) as old:
             with serving(address=listener.dup()) as new:
-                drained = run_in_thread(old.server.shutdown, SOON, 1012, drain=SOON - 1)
+                drained = run_in_thread(old.server.shutdown, 60, 1012, drain=50)
                 wait_until(old.server._barred.is_set)
                 for _ in range(20):
                     assert echo(new) == b"x"
@@ -327,11 +327,11 @@ class TestReusedPort:
             Server(("127.0.0.1", 0), Quiet)
 
     def test_is_left_by_a_drain_once_all_who_came_are_served(self) -> None:
-        attributes = {"allow_reuse_port": True}
-        with serving(server_attributes=attributes) as old, contextlib.ExitStack() as stack:
-            with serving(server_attributes=attributes, address=old.address) as new:
+        options: Any = {"server_attributes": {"allow_reuse_port": True}, "handshake_timeout": 60}
+        with serving(**options) as old, contextlib.ExitStack() as stack:
+            with serving(**options, address=old.address) as new:
                 peers = [stack.enter_context(socket.create_connection(old.address, SOON)) for _ in range(20)]
-                drained = run_in_thread(old.server.shutdown, SOON, 1012, drain=SOON - 1)
+                drained = run_in_thread(old.server.shutdown, 60, 1012, drain=50)
                 for sock in peers:  # to whichever of the two
                     sock.sendall(opening_request())
                     peer = RawPeer(sock, masks=True)

@@ -520,7 +520,11 @@ class TestRefusal:
             sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\nno")
             assert sock.recv(1) == b""
 
-        assert refused(script, timeout=200 * MS).body == b"no"
+        try:
+            error = refused(script, timeout=200 * MS)
+        except TimeoutError:  # the machine stood still, and the head was late
+            error = refused(script, timeout=SOON / 2)
+        assert error.body == b"no"
 
     def test_a_reason_that_is_no_text(self) -> None:
         error = refused(answer(b"HTTP/1.1 403 \x85\r\nContent-Length: 0\r\n\r\n"))
