@@ -276,19 +276,21 @@ class TestSwitching:
 
 
 class TestTelling:
-    def test_may_use_the_connection(self, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_may_use_the_connection(self, tls: bool) -> None:
         """No lock is held: whoever is told may send, receive and close."""
-        monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)  # the receiver is told, not the timer
+        received = threading.Event()
         with half(tls=tls, tcp=True) as (connection, peer):
 
             def answer(frame: TracedFrame) -> None:
                 if frame.incoming:
+                    assert received.wait(SOON)  # else the message may come behind the end
                     connection.send("told")
                     connection.close(1000, timeout=0)
 
             connection.trace(answer)
             peer.frame(TEXT, b"m")
             assert connection.recv(SOON) == "m"
+            received.set()
             assert peer.read_frame().payload == b"told"
             assert peer.read_close() == 1000
 
