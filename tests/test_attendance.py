@@ -7,7 +7,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,7 +15,7 @@ from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
 from websocketserver.keepalive import timer
-from websocketserver.protocol.events import AppEvent
+from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.protocol.extensions import RSV1, Codec, Decoder, Encoder, Extension
 from websocketserver.settings import Settings
 
@@ -348,7 +348,9 @@ class Parked:
         self.connection.unpark()
 
     def events(self) -> list[str]:
-        return [str(event[0]) for event in self.connection.ready_events()]
+        events: list[AppEvent] = []
+        self.connection.handle_ready(events.append)
+        return [str(event[0]) for event in events]
 
 
 class TestParked:
@@ -364,17 +366,15 @@ class TestParked:
         with half() as (connection, peer), Parked(connection):
             peer.frame(1, b"last")
             peer.close_frame(1000)
-            seen = []
+            seen: list[AppEvent] = []
             with pytest.raises(ConnectionClosedOK):
-                seen += [str(event[0]) for event in self.endless(connection)]
+                while True:
+                    connection.handle_ready(seen.append)
+            assert seen == [Message("last", True)]
             assert connection.is_ended()
             assert not connection.drain(), "the peer has not ended its stream"
             peer.sock.shutdown(socket.SHUT_WR)
             assert connection.drain()
-
-    def endless(self, connection: WebSocketConnection) -> Iterator[AppEvent]:
-        while True:
-            yield from connection.ready_events()
 
     def test_attending_answers_pings_and_keeps_messages(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer), Parked(connection) as parked:

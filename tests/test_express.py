@@ -22,7 +22,7 @@ import pytest
 from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
 from websocketserver import connection as module
 from websocketserver.deadline import Deadline
-from websocketserver.protocol.events import Message
+from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.pump import Turn
 from websocketserver.trace import TracedFrame
 from websocketserver.transport import poll
@@ -111,13 +111,20 @@ class TestBothWays:
         announced: list[None] = []
         connection.park(lambda: announced.append(None))
         try:
-            assert list(connection.ready_events()) == []  # without waiting
+            seen: list[AppEvent] = []
+            connection.handle_ready(seen.append)  # without waiting
+            assert not seen
+
+            def echo(event: AppEvent) -> None:
+                seen.append(event)
+                connection.send(f"re {event[0]!s}")
+
             for count in (1, 5):
                 peer.send(b"".join(frames(connection, count)))
                 wait_until(lambda: poll(connection.fileno(), True, False, Deadline(0))[0])
-                for number, event in enumerate(connection.ready_events()):
-                    assert event == Message(str(number), True)
-                    connection.send(f"re {number}")
+                connection.handle_ready(echo)
+                assert seen == [Message(str(number), True) for number in range(count)]
+                seen.clear()
                 assert [peer.read_frame().payload for _ in range(count)] == [b"re %d" % each for each in range(count)]
             assert counted(connection) == (6, 6)
             assert not announced
@@ -125,7 +132,7 @@ class TestBothWays:
             peer.close_frame()
             wait_until(lambda: poll(connection.fileno(), True, False, Deadline(0))[0])
             with pytest.raises(ConnectionClosed):
-                list(connection.ready_events())
+                connection.handle_ready(seen.append)
         finally:
             connection.unpark()
 

@@ -43,15 +43,16 @@ class Guest(Tenant):
     def fileno(self) -> int:
         return self.ours.fileno()
 
-    def serve(self) -> None:
+    def serve(self) -> bool:
         if not self.inside.acquire(False):
             self.overlaps += 1
-            return
+            return False
         try:
             self.threads.append(threading.get_ident())
             self.step()
         finally:
             self.inside.release()
+        return not self.gone and self.is_ready()
 
     def step(self) -> None:
         if self.expires is not None and module.time.monotonic() >= self.expires:

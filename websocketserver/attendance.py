@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from .channel import Channel
 from .deadline import Deadline
@@ -185,8 +185,8 @@ class AttendedChannel(Channel):
         if not polled:
             timer.schedule(self, time.monotonic() + UNATTENDED)
 
-    def ready_events(self) -> Iterator[AppEvent]:
-        """Iterate over the events that are here or can be read at once; never waits for the peer.
+    def handle_ready(self, handle: Callable[[AppEvent], None]) -> None:
+        """Call this for the events that are here or can be read at once, one by one; never wait for the peer.
 
         Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
         """
@@ -197,10 +197,10 @@ class AttendedChannel(Channel):
                 if self._inbox and self._sent is None:
                     self._gathering = thread = threading.get_ident()
                     gatherers[thread] = self
-                    yield event
+                    handle(event)
                 else:
                     self._gathering = None
-                    yield event
+                    handle(event)
                     if self._output.gathered or self._guests:
                         self._gathering = threading.get_ident()
                         self._stop_gathering(NEVER)

@@ -216,8 +216,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
         if self._end_error is None and not self._hooks_over:
             try:
-                for event in self.websocket.ready_events():
-                    self._handle_event(event)
+                self.websocket.handle_ready(self._handle_event)
             except BaseException as error:
                 self._hook_failed(error)
             if self._end_error is None and not self._hooks_over:

@@ -58,8 +58,8 @@ class Hooks:
         """Call the hook for an event; where the hook finds the connection closed, those that came before go on."""
         try:
             if isinstance(event, Message):
-                data = event.data
-                self.on_message(decode(data) if event.text and isinstance(data, bytes) else data)
+                data, text = event
+                self.on_message(decode(data) if text and isinstance(data, bytes) else data)
             elif isinstance(event, Fragment):
                 self.on_fragment(event)
             elif isinstance(event, Ping):

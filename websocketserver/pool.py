@@ -50,8 +50,11 @@ class Tenant(ABC):
         """Return the descriptor: the same from ``Pool.add`` to ``Pool.forget``."""
 
     @abstractmethod
-    def serve(self) -> None:
-        """Do what there is to do, maybe running code of the application; never called twice at once."""
+    def serve(self) -> bool:
+        """Do what there is to do, maybe running code of the application; never called twice at once.
+
+        Return whether there is more, which polling does not show.
+        """
 
     @abstractmethod
     def attend(self) -> bool:
@@ -147,6 +150,7 @@ class Pool:
 
         Raises OSError where the system takes no more, and RuntimeError where the pool has ended.
         """
+        tenant.away = tenant.gone = tenant.slow = False  # its own: what is found in the class is found late
         fileno = tenant.fileno()
         with self._lock:
             if self._over.is_set():
@@ -231,11 +235,10 @@ class Pool:
         if tenant.slow:
             began = time.monotonic()
             self._pass_lead(worker, worker.turns)
-            self._serve(tenant)
+            more = self._serve(tenant)
             tenant.slow = time.monotonic() - began >= TICK
         else:
-            self._serve(tenant)
-        more = not tenant.gone and self._is_ready(tenant)
+            more = self._serve(tenant)
         with self._lock:
             if worker.passed:  # who puts it back asks again
                 return
@@ -243,11 +246,12 @@ class Pool:
         if more:
             self._announced.append(tenant)  # behind all others, and behind a look at the descriptors
 
-    def _serve(self, tenant: Tenant) -> None:
+    def _serve(self, tenant: Tenant) -> bool:
         try:
-            tenant.serve()
+            return tenant.serve()
         except BaseException:  # whatever it was, the thread has others to serve
             logger.exception("serving a tenant of the pool failed")
+            return not tenant.gone and self._is_ready(tenant)
 
     def _is_ready(self, tenant: Tenant) -> bool:
         try:

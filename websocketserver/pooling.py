@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from contextlib import suppress
+from threading import get_ident
 from typing import Any
 
 from .accepting import Threads
@@ -160,8 +161,8 @@ class _Client(Tenant):
             return self._connection.attend()
         return self._collect()
 
-    def serve(self) -> None:
-        self._accepted.thread = threading.get_ident()
+    def serve(self) -> bool:
+        self._accepted.thread = get_ident()
         try:
             if self._upgraded is None:
                 if self._collect():
@@ -173,6 +174,7 @@ class _Client(Tenant):
         finally:
             if not self.gone:
                 self._accepted.thread = None
+        return not self.gone and self.is_ready()
 
     def _fail(self, error: BaseException) -> None:
         """Report an error, and see to it that this comes to an end."""
