@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import selectors
 import signal
 import socket
 import ssl
@@ -969,3 +971,80 @@ def test_a_router_or_any_callable_may_make_the_handlers() -> None:
 
     with running_server(make, server_class=PoolingWebSocketServer) as running, raw_client(running) as peer:
         echo(peer, b"x")
+
+
+@contextlib.contextmanager
+def most_descriptors() -> Iterator[int]:
+    """Yield how many descriptors there may be: as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield hard if hard >= 0 else 1 << 20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Crowd:
+    """Peers that do nothing but answer Pings, in one thread; ``answered`` has those that were asked."""
+
+    def __init__(self) -> None:
+        self.answered: set[RawPeer] = set()
+        self._over = threading.Event()
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Crowd:
+        self._ours, self._theirs = socket.socketpair()
+        self._selector.register(self._ours, selectors.EVENT_READ)
+        self._thread = run_in_thread(self._run)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._theirs.close()  # wakes it
+        self._thread.result()
+        self._ours.close()
+        self._selector.close()
+
+    def add(self, peer: RawPeer) -> None:
+        self._selector.register(peer.sock, selectors.EVENT_READ, peer)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            for key, _ in self._selector.select():
+                if (peer := key.data) is not None:
+                    ping = peer.read_frame()
+                    assert ping.opcode == PING
+                    peer.frame(PONG, ping.payload)
+                    self.answered.add(peer)
+
+
+def talk(peer: RawPeer, text: bytes) -> None:
+    """Have a message echoed, and answer the Pings before that."""
+    peer.frame(TEXT, text)
+    while (got := peer.read_frame()).opcode == PING:
+        peer.frame(PONG, got.payload)
+    assert got[:2] == (TEXT, text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_idle_crowd_is_kept_while_others_talk() -> None:
+    """All of them are pinged and have their answers heard: who is visited or heard too late would be given up."""
+    limits = {"max_connections": None, "max_workers": 2, "log_message": log_message}
+    settings = {"ping_interval": 10, "ping_timeout": 60}
+    with contextlib.ExitStack() as stack:
+        size = min(10_000, (stack.enter_context(most_descriptors()) - 500) // 2)
+        running = stack.enter_context(serving(Echo, server_attributes=limits, **settings))
+        with Crowd() as crowd:
+            for _ in range(size):
+                crowd.add(stack.enter_context(raw_client(running)))
+            talkers = [stack.enter_context(raw_client(running)) for _ in range(10)]
+
+            def all_are_heard() -> bool:
+                for number, talker in enumerate(talkers):
+                    talk(talker, b"%d" % number)
+                connections = running.server.connections
+                return len(crowd.answered) == size and all(each.latency is not None for each in connections)
+
+            wait_until(all_are_heard, 60)
+        assert len(running.server.connections) == size + len(talkers)
