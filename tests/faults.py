@@ -120,7 +120,7 @@ class FaultyTransport(Transport):
         self._received += size or 0
         return size
 
-    def send(self, buffers: Sequence[Buffer]) -> int:
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
         plan = self._sending
         ending = self._ends(plan, self._sent)
         if ending is not None:

@@ -699,8 +699,8 @@ class Guarded(Transport):
     def receive_into(self, buffer: memoryview) -> int | None:
         return self.use("receive_into", buffer)  # type: ignore[return-value]
 
-    def send(self, buffers: Sequence[Buffer]) -> int:
-        return self.use("send", buffers)  # type: ignore[return-value]
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
+        return self.use("send", buffers, more)  # type: ignore[return-value]
 
     def wait(self, readable: bool, writable: bool, deadline: Deadline) -> tuple[bool, bool]:
         return self.use("wait", readable, writable, deadline)  # type: ignore[return-value]
@@ -811,10 +811,10 @@ class TestDescriptor:
             guarded = guard(connection)
             entered, leave = threading.Event(), threading.Event()
 
-            def send(buffers: Sequence[Buffer]) -> int:
+            def send(buffers: Sequence[Buffer], more: bool = False) -> int:
                 entered.set()
                 assert leave.wait(SOON)
-                return guarded.inner.send(buffers)
+                return guarded.inner.send(buffers, more)
 
             guarded.send = send  # type: ignore[method-assign]
             sending = run_in_thread(connection.send, "x")

@@ -630,8 +630,8 @@ class TestGathering:
         sizes: list[int] = []
         send = connection._transport.send
 
-        def noted(buffers: list[bytes]) -> int:
-            taken = send(buffers)
+        def noted(buffers: list[bytes], more: bool = False) -> int:
+            taken = send(buffers, more)
             sizes.append(taken)
             return taken
 

@@ -23,12 +23,14 @@ class Stream:
     def __init__(self) -> None:
         self.room = 1 << 30
         self.sent = b""
+        self.more: list[bool] = []  # of each send
         self.ended = False
         self.error: OSError | None = None
         self.on_send: Callable[[], None] = lambda: None
 
-    def send(self, buffers: Sequence[Buffer]) -> int:
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
         self.on_send()
+        self.more.append(more)
         if self.error:
             raise self.error
         taken = b"".join(buffers)[: self.room]
@@ -85,6 +87,20 @@ def test_flush_sends_what_is_queued_in_order(writing: Writing) -> None:
     assert writing.stream.ended
     assert not writing.output.waits
     assert writing.output.bytes_sent == len(writing.stream.sent)
+
+
+def test_a_close_leaves_together_with_the_end_of_the_stream(writing: Writing) -> None:
+    writing.output.queue(PING, b"1")
+    writing.output.queue(CLOSE, b"\x03\xe8")
+    writing.output.queue(FIN)
+    writing.output.flush()
+    assert writing.stream.more == [False, True]
+
+
+def test_a_close_leaves_at_once_where_the_stream_goes_on(writing: Writing) -> None:
+    writing.output.queue(CLOSE, b"\x03\xe8")
+    writing.output.flush()
+    assert writing.stream.more == [False]
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG])

@@ -121,9 +121,9 @@ class TestGathering:
                 sent: list[bytes] = []
                 send = PlainTransport.send
 
-                def recording(self: PlainTransport, buffers: Any) -> int:
+                def recording(self: PlainTransport, buffers: Any, more: bool = False) -> int:
                     sent.append(b"".join(buffers))
-                    return send(self, buffers)
+                    return send(self, buffers, more)
 
                 monkeypatch.setattr(PlainTransport, "send", recording)
                 speaker.send(b"".join(frame(TEXT_FRAME, b"%d" % number, key=b"\1\2\3\4") for number in range(4)))

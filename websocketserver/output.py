@@ -166,7 +166,8 @@ class Output:
         if self.gathered:
             self.rest += self.take_gathered()
         while self.rest or self._begin_next():
-            taken = self._offer(self.rest)
+            last = bool(self.queued) and self.queued[0][0] == FIN  # the Close and the end leave in one packet
+            taken = self._offer(self.rest, more=last)
             if self._stuck:
                 self.drained += taken
             self.rest = remaining(self.rest, taken)
@@ -241,12 +242,12 @@ class Output:
                 self.rest = [self.sender.control(opcode, payload)]
                 return True
 
-    def _offer(self, buffers: Sequence[Buffer]) -> int:
+    def _offer(self, buffers: Sequence[Buffer], more: bool = False) -> int:
         if self.broken:
             self.rest = []
             raise Broken(self.broken)
         try:
-            taken = self._transport.send(buffers)
+            taken = self._transport.send(buffers, more)
         except OSError as error:
             raise self._break(error) from error
         self.bytes_sent += taken

@@ -20,6 +20,7 @@ __all__ = ["PlainTransport", "TlsTransport", "Transport", "make_transport"]
 
 Buffer = bytes | bytearray | memoryview
 
+MORE: int = getattr(socket, "MSG_MORE", 0)
 DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # 0 where the system has none: the socket itself must not block
 KEEPALIVE_OPTIONS = [name for name in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL") if hasattr(socket, name)]
 SLICE = 16 * 1024  # the most that one TLS record holds
@@ -52,9 +53,10 @@ class Transport(ABC):
         """Read into the buffer and return how many bytes, 0 at the end of the stream, None if there is nothing now."""
 
     @abstractmethod
-    def send(self, buffers: Sequence[Buffer]) -> int:
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
         """Send from the front of the buffers and return how many bytes were taken, 0 if none can be now.
 
+        With ``more``, they may be kept back for a moment, to leave in one packet with what follows at once.
         What was not taken must be offered again, unchanged and first, before anything else. Raises OSError.
         """
 
@@ -117,11 +119,12 @@ class PlainTransport(Transport):
         except BlockingIOError:
             return None
 
-    def send(self, buffers: Sequence[Buffer]) -> int:
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
+        flags = DONT_WAIT | MORE if more else DONT_WAIT
         try:
             if len(buffers) == 1 or not hasattr(self._sock, "sendmsg"):
-                return self._sock.send(buffers[0], DONT_WAIT)
-            return self._sock.sendmsg(buffers[:MOST_BUFFERS], (), DONT_WAIT)
+                return self._sock.send(buffers[0], flags)
+            return self._sock.sendmsg(buffers[:MOST_BUFFERS], (), flags)
         except BlockingIOError:
             return 0
 
@@ -167,7 +170,7 @@ class TlsTransport(Transport):
                 self._read_wants_write = True
                 return None
 
-    def send(self, buffers: Sequence[Buffer]) -> int:
+    def send(self, buffers: Sequence[Buffer], more: bool = False) -> int:
         record = _first_slice(buffers)
         with self._lock:
             self._write_wants_read = False
