@@ -119,7 +119,7 @@ class TestDump:
                 [connection] = running.server.connections
                 with connection._output.lock, connection._lock:
                     assert " open for " in run_in_thread(running.server.dump).result()
-                with running.server.registry._changed:
+                with running.server.registry._lock:
                     assert " open for " in running.server.dump()
                 leave(peer)
 

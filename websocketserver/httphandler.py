@@ -88,7 +88,6 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         self._link = Link(self.request, self._handshake_limit())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
         self._set_nagle()
-        self._accepted.await_request()
         context = getattr(self.server, "ssl_context", None)
         if self._accepted.tls is not None:
             self.connection = self._link.sock = self._accepted.tls
@@ -420,6 +419,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
+        self._accepted.await_request()
         try:
             self._owned = wrap(context, self.request, server_side=True)
             self.connection = self._owned

@@ -235,7 +235,8 @@ class Registry:
     def __init__(self) -> None:
         self.admission = Admission()
         self.counters = Counters()  # of what is over; a connection is there or in the list below, never in both
-        self._changed = threading.Condition(threading.RLock())  # guards all below, every leaving and every given_up
+        self._lock = threading.RLock()  # guards all below, every leaving and every given_up
+        self._changed = threading.Condition(self._lock)
         self._accepted: dict[Any, Accepted] = {}
         self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
         self._closing: Close | None = None
@@ -249,7 +250,7 @@ class Registry:
         """A socket was accepted, of the client with this address, and counted at this place."""
         accepted = Accepted(request, address, self.admission, place, self.counters)
         self.counters.count("accepted")
-        with self._changed:
+        with self._lock:
             self._accepted[request] = accepted
             draining, closing = self._draining, self._closing
         if draining is not None:
@@ -259,15 +260,16 @@ class Registry:
 
     def get(self, request: Any) -> Accepted | None:
         """Return what is known of an accepted socket, None if nothing is."""
-        with self._changed:
-            return self._accepted.get(request)
+        return self._accepted.get(request)
 
     def remove(self, request: Any) -> None:
         """The socket's handler has ended, and the socket is about to be closed unless it is a connection's."""
         known = self.get(request)
-        connection = None if known is None else known.connection
+        if known is None:
+            return
+        connection = known.connection
         stats = None if connection is None else connection.stats
-        with self._changed:
+        with self._lock:
             accepted = self._accepted.pop(request, None)
             if accepted is not None and stats is not None:
                 self.counters.end(stats)
@@ -292,7 +294,7 @@ class Registry:
 
     def stats(self) -> ServerStats:
         """Return what has been counted so far, by connections that are over and by those there are."""
-        with self._changed:
+        with self._lock:
             stats = self.counters.copy()
             here = list(self._accepted.values())
         stats.sockets_open = len(here)
@@ -305,14 +307,14 @@ class Registry:
 
     def start_draining(self, tell: Callable[[], None]) -> None:
         """Admit only what has been accepted already, until ``reopen``; ``tell()`` is called at the end of each."""
-        with self._changed:
+        with self._lock:
             self._draining = tell
         for accepted in self._all():
             accepted.start_draining()
 
     def start_closing(self, close: Close) -> None:
         """Begin to end all that is here and all that is still to come, until ``reopen``."""
-        with self._changed:
+        with self._lock:
             self._closing = close
         for accepted in self._all():
             accepted.start_closing(close)
@@ -328,7 +330,7 @@ class Registry:
 
     def give_up(self) -> None:
         """All that is here was cut and has not ended: nobody waits for it for long any more."""
-        with self._changed:
+        with self._lock:
             for accepted in self._accepted.values():
                 accepted.given_up = True
             self._changed.notify_all()
@@ -339,7 +341,7 @@ class Registry:
 
     def reopen(self) -> None:
         """End nothing any more that is still to come."""
-        with self._changed:
+        with self._lock:
             self._draining = self._closing = None
             self._closed, self._cut = [], []
 
@@ -351,7 +353,7 @@ class Registry:
 
     def report(self) -> ShutdownReport:
         """Return what has become of all, and what those do that are still here."""
-        with self._changed:
+        with self._lock:
             handlers = [(each.address, each.thread) for each in self._accepted.values() if not each.leaving]
             closed, cut = tuple(self._closed), tuple(self._cut)
         running = look_at([(address, thread) for address, thread in handlers if thread is not None])
@@ -359,7 +361,7 @@ class Registry:
 
     def leave(self, thread: int) -> bool:
         """The handler in this thread is going to wait for the others; return False if there is no such handler."""
-        with self._changed:
+        with self._lock:
             mine = [accepted for accepted in self._accepted.values() if accepted.thread == thread]
             for accepted in mine:
                 accepted.leaving = True
@@ -384,12 +386,12 @@ class Registry:
                 (leaving or not each.leaving) and (given_up or not each.given_up) for each in self._accepted.values()
             )
 
-        with self._changed:
+        with self._lock:
             if not self._changed.wait_for(lambda: ended(given_up=False), deadline.left()):
                 return False
             self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(GRACE).left())
             return True
 
     def _all(self) -> list[Accepted]:
-        with self._changed:
+        with self._lock:
             return list(self._accepted.values())

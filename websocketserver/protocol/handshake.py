@@ -156,7 +156,7 @@ def _check_http(head: RequestHead) -> None:
 
 def _check_target(head: RequestHead) -> str:
     """Return the host that the request is for (RFC 9112, 3.2 and 3.3)."""
-    if not (match_absolute(head.target) or _match_target(head.target)):
+    if not (_match_target(head.target) or match_absolute(head.target)):
         raise HeadError("malformed request target")
     host = requested_host(head)
     parsed = parse_host(host)

@@ -380,7 +380,7 @@ def _check_host(version: str, values: list[str]) -> None:
 
 def requested_host(head: RequestHead) -> str:
     """Return the host that a request is for, as the Host header would have it; "" where it names none."""
-    absolute = match_absolute(head.target)
+    absolute = None if head.target.startswith("/") else match_absolute(head.target)
     if absolute is not None:  # RFC 9112, 3.2.2: the Host header is to be ignored
         return absolute[1]
     return head.fields.get("host", [""])[0]
