@@ -165,6 +165,14 @@ class TestConnecting:
         assert told("ws://somewhere.example:81/x", sock=sock)["host"] == "somewhere.example:81"
         assert sock.fileno() == -1
 
+    def test_the_end_is_told_where_the_socket_is_held_elsewhere_too(self, mirror: Running) -> None:
+        """By shutting it down: closing the descriptor tells nobody, as long as there is another."""
+        sock = socket.create_connection(mirror.address)
+        with sock.dup() as other, WebSocketClient("ws://somewhere.example/", sock=sock) as websocket:
+            websocket.close()
+            with pytest.raises(OSError):
+                other.send(b"x")
+
     def test_a_unix_socket(self, tmp_path: Path) -> None:
         path = str(tmp_path / "socket")
         with running_server(Mirror, server_class=ThreadingUnixWebSocketServer, address=path):

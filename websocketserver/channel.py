@@ -289,10 +289,8 @@ class Channel(Pump):
             if self._received is None and not self._detail:
                 self._detail = detail
             self._notify_locked()
-            used = self._pumping or self._output.lock.locked() or self._announce is not None
         try:
-            # Where the peer's stream has ended, and ours too or with the descriptor, there is nothing to cut.
-            if not self._eof or used and not self._output.finished:
+            if not (self._eof and self._output.finished):  # else both directions have ended already
                 self._transport.shutdown()  # wakes the pump and the writer
         finally:
             self._cutting = False
