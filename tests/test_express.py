@@ -562,13 +562,13 @@ if HAVE_C:  # else there is nothing but the other way
             finally:
                 tracemalloc.stop()
 
-        def test_of_all_that_have_received_one_waits_for_the_gil(self) -> None:
+        def test_of_many_that_have_received_few_wait_for_the_gil(self) -> None:
             """Each that does wakes up again and again to ask for it."""
             libc = ctypes.PyDLL(None)  # its functions keep the GIL
             text = frame(1, b"text", key=b"keys")
             interval = sys.getswitchinterval()
             with ExitStack() as stack:
-                ends = [stack.enter_context(half(Role.SERVER)) for _ in range(10)]
+                ends = [stack.enter_context(half(Role.SERVER)) for _ in range(200)]
                 receiving = [run_in_thread(connection.recv) for connection, _ in ends]
                 wait_until(lambda: all(connection._pumping for connection, _ in ends))
                 sys.setswitchinterval(0.001)
@@ -580,5 +580,5 @@ if HAVE_C:  # else there is nothing but the other way
                     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
                 finally:
                     sys.setswitchinterval(interval)
-                assert [each.result() for each in receiving] == ["text"] * 10
-            assert switches < 500
+                assert [each.result() for each in receiving] == ["text"] * 200
+            assert switches < 7000

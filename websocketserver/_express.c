@@ -11,6 +11,7 @@
 #include <structmember.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -108,6 +109,12 @@ static const char *const NUMBERS[NUMBER_COUNT][2] = {
     {"websocketserver.protocol.endpoint", "BINARY"},  {"websocketserver.deadline", "MAIN_THREAD"},
 };
 
+/* Where threads that come from a read wait for each other. */
+typedef struct {
+    PyThread_type_lock lock; /* held while taking the GIL back */
+    atomic_int coming;       /* how many are about to have the GIL back */
+} Gate;
+
 typedef struct {
     PyObject *owners[OWNERS];      /* the classes */
     Py_ssize_t offsets[SLOT_COUNT]; /* of their slots in an instance */
@@ -115,7 +122,7 @@ typedef struct {
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
     PyObject *zero, *serialize, *lock_type;
-    PyThread_type_lock gate; /* held while taking the GIL back; never freed: who comes from a read may come late */
+    Gate *gate; /* never freed: who comes from a read may come late */
     int ready; /* all of this is found with the first call: our modules cannot be imported while they import this */
 } State;
 
@@ -216,17 +223,21 @@ static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs
 /* ---- Receiving ---- */
 
 #define ON_STACK 4096 /* bytes: as LITTLE */
+#define FEW 32        /* threads that may wait for the GIL at once */
 #define LOOK_UP 200   /* milliseconds that the main thread waits at once: as in deadline.py */
 
-/* Take the GIL back, one thread at a time. Who waits for the GIL wakes up every few milliseconds to ask for it, who
-   waits at the gate does not: of a thousand threads all would do little else. */
-static void take_gil(PyThread_type_lock gate, PyThreadState *thread)
+/* Take the GIL back; where many do, one at a time. Who waits for the GIL wakes up every few milliseconds to ask for it,
+   who waits at the gate does not: a thousand threads would do little else. A few are faster without. */
+static void take_gil(Gate *gate, PyThreadState *thread)
 {
-    if (gate)
-        PyThread_acquire_lock(gate, WAIT_LOCK);
+    int many = gate && atomic_fetch_add(&gate->coming, 1) >= FEW;
+    if (many)
+        PyThread_acquire_lock(gate->lock, WAIT_LOCK);
     PyEval_RestoreThread(thread); /* does not return when the interpreter is ending, nor would it for who waits here */
+    if (many)
+        PyThread_release_lock(gate->lock);
     if (gate)
-        PyThread_release_lock(gate);
+        atomic_fetch_sub(&gate->coming, 1);
 }
 
 /* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
@@ -244,7 +255,7 @@ static PyObject *receive_bytes(const State *state, int fd, Py_ssize_t room, int 
     int error = EINTR;
     if (wait) {
         struct pollfd readable = {fd, POLLIN, 0};
-        PyThread_type_lock gate = wait < 0 ? state->gate : NULL; /* the main thread still runs when others have ended */
+        Gate *gate = wait < 0 ? state->gate : NULL; /* the main thread still runs when others have ended */
         PyThreadState *thread = PyEval_SaveThread();
         if (wait < 0 || poll(&readable, 1, wait) > 0) {
             size = recv(fd, to, room, wait < 0 ? 0 : MSG_DONTWAIT);
@@ -437,9 +448,13 @@ static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize
 /* In the child of a fork: the gate may be held by a thread that is not here. */
 static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
 {
-    PyThread_type_lock gate = PyThread_allocate_lock();
-    if (!gate)
+    Gate *gate = PyMem_RawCalloc(1, sizeof *gate);
+    if (gate)
+        gate->lock = PyThread_allocate_lock();
+    if (!gate || !gate->lock) {
+        PyMem_RawFree(gate);
         return PyErr_NoMemory();
+    }
     ((State *)PyModule_GetState(module))->gate = gate;
     Py_RETURN_NONE;
 }
@@ -651,10 +666,11 @@ static int module_exec(PyObject *module)
 #ifdef Py_GIL_DISABLED
     PyErr_SetString(PyExc_ImportError, "what this module does rests on the GIL");
     return -1;
-#endif
+#else
     PyObject *renewed = renew_gate(module, NULL);
     Py_XDECREF(renewed);
     return renewed ? 0 : -1;
+#endif
 }
 
 #define EACH(array, size, act)             \
