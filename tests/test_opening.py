@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import re
 import socket
@@ -173,10 +174,16 @@ class TestURL:
         with pytest.raises(ValueError, match="control character"):
             parse_url(url.format(character))
 
-    @pytest.mark.parametrize("url", [b"ws://h/", None, 5])
+    @pytest.mark.parametrize("url", [b"ws://h/", None, 5, ["ws://h/"]])
     def test_anything_but_a_str(self, url: Any) -> None:
         with pytest.raises(TypeError, match="URL"):
             parse_url(url)
+
+    def test_only_what_holds_no_secret_is_kept_for_the_next(self) -> None:
+        for url in ("ws://kept.example/public", "ws://me:secret@kept.example/", "ws://kept.example/?token=secret"):
+            assert make(url).request
+        targets = [each for each in gc.get_objects() if isinstance(each, Target)]
+        assert [each.path for each in targets if each.host == "kept.example"] == ["/public"]
 
 
 class TestRequest:
@@ -216,6 +223,12 @@ class TestRequest:
         keys = [fields(request)["Sec-WebSocket-Key"] for request in (first, second)]
         assert second == first.replace(keys[0].encode(), keys[1].encode()) != first
         assert fields(make(url, origin="https://example.com").request)["Origin"] == "https://example.com"
+
+    def test_what_is_equal_but_another_is_not_remembered(self) -> None:
+        other: Any = 13.0
+        with suppress(TypeError, ValueError):
+            make("ws://h/equal", version=other)
+        assert fields(make("ws://h/equal").request)["Sec-WebSocket-Version"] == "13"
 
     def test_the_users_name_is_for_basic_authentication(self) -> None:
         request = make("ws://Aladdin:open%20sesame@h/").request
@@ -290,12 +303,15 @@ class TestRequest:
             {"subprotocols": [5]},
             {"subprotocols": None},
             {"origin": 5},
+            {"origin": ["https://h"]},
+            {"subprotocols": [["chat"]]},
             {"cookies": {"a": 5}},
         ],
     )
     def test_other_types(self, options: dict[str, Any]) -> None:
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError) as caught:
             make(**options)
+        assert "unhashable" not in str(caught.value)
 
 
 class TestAnswer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import subprocess
@@ -131,8 +132,8 @@ class TestServing:
                 leave(first)
                 assert b"101" in second.recv(4096)
 
-    @pytest.mark.parametrize("seconds", [1000.0, 0.0])
-    def test_a_thread_serves_the_next_connection_if_it_comes_in_time(self, seconds: float) -> None:
+    @pytest.mark.parametrize("seconds", [1000.0, math.inf, None, 0.0])
+    def test_a_thread_serves_the_next_connection_if_it_comes_in_time(self, seconds: float | None) -> None:
         class Server(ThreadingWebSocketServer):
             keep_threads = seconds
             threads: ClassVar[list[threading.Thread]] = []
@@ -141,11 +142,13 @@ class TestServing:
                 self.threads.append(threading.current_thread())
                 super().process_request_thread(request, client_address)
 
+        keeps = seconds != 0
         with serving(server_class=Server) as running:
             for _ in range(2):
                 assert echo(running) == b"x"
-                wait_until(lambda: running.server._handlers._spare if seconds else not Server.threads[-1].is_alive())
-        assert (Server.threads[0] is Server.threads[1]) is bool(seconds)
+                wait_until(lambda: running.server._handlers._spare if keeps else not Server.threads[-1].is_alive())
+        assert (Server.threads[0] is Server.threads[1]) is keeps
+        assert all(thread.name.endswith(" (process_request_thread)") for thread in Server.threads)
         assert not any(thread.is_alive() for thread in Server.threads)
 
     def test_override_points_are_in_their_places(self, server_class: Any) -> None:

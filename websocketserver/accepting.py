@@ -1,6 +1,6 @@
-"""Accepting: what an accept loop needs to be woken, to wait out a shortage, and to turn somebody away.
+"""Accepting: what an accept loop needs to be woken, to wait out a shortage, to turn somebody away, to hand over.
 
-Each class is for the accepting thread but for what it says of others.
+Each class but the threads of handlers is for the accepting thread, but for what it says of others.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Generic, TypeVar
 from .deadline import Deadline
 from .transport import poll
 
-__all__ = ["Backoff", "Deputy", "HandlerThread", "Refusals", "Threads", "Waker"]
+__all__ = ["Backoff", "Deputy", "Refusals", "Threads", "Waker"]
 
-MOST_SPARE = 16  # threads that wait for another connection: so many begin before the first of them has ended
+MOST_SPARE = 16  # threads that wait for another connection; where they come one after the other, a few do
 
 Order = TypeVar("Order")
 Call = tuple[Any, ...]  # what is called, and with what
@@ -147,8 +147,9 @@ class Refusals:
 class HandlerThread(threading.Thread):
     """A thread that carries out an order, a call, and each further one that it gets within ``patience`` seconds."""
 
-    def __init__(self, threads: Threads, order: Call, daemon: bool, patience: float) -> None:
-        super().__init__(target=order[0], daemon=daemon)  # the name tells of the target
+    def __init__(self, threads: Threads, order: Call, daemon: bool, patience: float | None) -> None:
+        super().__init__(daemon=daemon)
+        self.name += f" ({order[0].__name__})"  # as for a target, which it would keep
         self.orders: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self.orders.put(order)
         self.patience = patience
@@ -180,7 +181,7 @@ class Threads:
         self._spare: list[HandlerThread] = []  # whose connections are over, the last of them last
         self._keeping = False  # there may be another connection for them
 
-    def call(self, order: Call, daemon: bool, patience: float) -> None:
+    def call(self, order: Call, daemon: bool, patience: float | None) -> None:
         """Have a thread that has nothing else to do call ``order[0](*order[1:])``; raises as ``start``."""
         with self._lock:
             self._keeping = True
@@ -191,13 +192,14 @@ class Threads:
 
     def next_order(self, thread: HandlerThread) -> Call | None:
         """As a thread whose connection is over: wait for another; None if none comes in time."""
+        deadline = Deadline(thread.patience)
         with self._lock:
             # A thread that is no daemon would keep the program from ending.
-            if not (self._keeping and thread.daemon and thread.patience > 0 and len(self._spare) < MOST_SPARE):
+            if not (self._keeping and thread.daemon and thread.patience != 0 and len(self._spare) < MOST_SPARE):
                 return None
             self._spare.append(thread)
         with suppress(queue.Empty):
-            return thread.orders.get(timeout=thread.patience)
+            return thread.orders.get(timeout=deadline.left())
         with self._lock, suppress(queue.Empty):
             if thread in self._spare:
                 self._spare.remove(thread)

@@ -21,8 +21,6 @@ from .transport import poll, shutdown
 
 __all__ = ["Attempt", "Dialer"]
 
-DOES_NOT_BLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)  # 0 where a socket has to be told later
-
 _AddressInfo = tuple[Any, ...]  # as socket.getaddrinfo() gives it
 
 
@@ -166,7 +164,7 @@ class Dialer(NamedTuple):
 
     def _try_address(self, address: _AddressInfo, deadline: Deadline, attempt: Attempt) -> socket.socket:
         family, kind, protocol, _, where = address
-        sock = socket.socket(family, kind | DOES_NOT_BLOCK, protocol)
+        sock = socket.socket(family, kind, protocol)
         try:
             attempt.use(sock)
             if self.source_address is not None:
@@ -174,8 +172,7 @@ class Dialer(NamedTuple):
             left = deadline.left()
             if left == 0:
                 raise TimeoutError(f"no time left to connect to {where}")
-            if not DOES_NOT_BLOCK:
-                sock.setblocking(False)
+            sock.setblocking(False)
             error = attempt.begin_connecting(sock, where)
             if error == errno.EINPROGRESS or error == errno.EWOULDBLOCK and family != socket.AF_UNIX:
                 error = 0 if _is_connected(sock) else _wait_connected(sock, deadline)
@@ -210,7 +207,7 @@ def _wait_connected(sock: socket.socket, deadline: Deadline) -> int:
 
 def _read_address(host: str, port: int) -> Sequence[_AddressInfo]:
     """Return the one address that a host in numbers is; raises socket.gaierror for a name."""
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
 
 
 _known_address = lru_cache(64)(_read_address)

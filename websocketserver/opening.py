@@ -6,6 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
@@ -36,6 +37,10 @@ class Target(NamedTuple):
     port: int
     path: str  # with the query
     credentials: bytes | None  # user:password
+
+    def has_secrets(self) -> bool:
+        """Return whether there may be something in it that is to be forgotten with its client."""
+        return self.credentials is not None or "?" in self.path
 
 
 class Accepted(NamedTuple):
@@ -68,10 +73,11 @@ class Opening:
         self._extensions = extensions
         self._offer = format_offers(extensions)
         self._key = base64.b64encode(os.urandom(16)).decode()  # unpredictable, new each time (4.1, 7)
-        if not (headers or cookies or target.credentials):  # the usual case
-            before, behind = _request_parts(target, version, origin, self._subprotocols, self._offer)
-            self.request = before + self._key.encode() + behind
-            return
+        if not (headers or cookies or target.has_secrets()):  # the usual case
+            with suppress(TypeError):  # unhashable, hence wrong, as is found below
+                before, behind = _request_parts(target, version, origin, self._subprotocols, self._offer)
+                self.request = before + self._key.encode() + behind
+                return
         extra = _pairs(headers)
         if target.credentials is not None and not any(str(name).lower() == "authorization" for name, _ in extra):
             extra.append(("Authorization", "Basic " + base64.b64encode(target.credentials).decode()))  # RFC 7617
@@ -124,7 +130,7 @@ class Opening:
         return Accepted(head, subprotocol, codecs, rest)
 
 
-@lru_cache(64)  # as parse_url
+@lru_cache(64, typed=True)  # as parse_url
 def _request_parts(
     target: Target, version: int, origin: str | None, subprotocols: Sequence[str], offer: str
 ) -> tuple[bytes, bytes]:
@@ -137,11 +143,14 @@ def _request_parts(
     return request[:begin], request[begin + len(SOME_KEY) :]
 
 
-@lru_cache(64)  # who comes again, comes to the same place
 def parse_url(url: str) -> Target:
     """Return what a ws:// or wss:// URL says; raises ValueError, and says what would be right."""
     if not isinstance(url, str):
         raise TypeError(f"the URL must be a str, not {type(url).__name__}")
+    return _parse_url(url) if "@" in url or "?" in url else _known_url(url)  # no secret is kept
+
+
+def _parse_url(url: str) -> Target:
     if any(character <= " " or character == "\x7f" for character in url):  # urlsplit would drop some silently
         raise ValueError(f"the URL {url!r} has a space or a control character; write %20 and the like")
     parts = urlsplit(url)
@@ -174,6 +183,9 @@ def _has_port(parts: SplitResult) -> bool:
         return parts.port != 0
     except ValueError:
         return False
+
+
+_known_url = lru_cache(64)(_parse_url)  # who comes again, comes to the same place
 
 
 def _pairs(fields: Fields | None) -> list[tuple[str, str]]:

@@ -314,8 +314,8 @@ class ThreadingWebSocketServer(socketserver.ThreadingMixIn, WebSocketServer):
     daemon_threads = True
     max_connections = 1000
     #: Seconds that a thread waits for another connection when its own is over, which then finds in ``threading.local``
-    #: what the earlier one has left there. 0: each connection has a new thread.
-    keep_threads: float = 1.0
+    #: what the earlier one has left there. 0: each connection has a new thread; None: it waits until the server closes.
+    keep_threads: float | None = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._handlers = Threads()

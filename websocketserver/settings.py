@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
@@ -77,10 +78,9 @@ _settings = lru_cache(256, typed=True)(Settings)  # True is not 1, though they a
 
 def shared_settings(*values: Any) -> Settings:
     """Return Settings of these values: the same for many connections, whose values need no second look."""
-    try:
+    with suppress(TypeError):  # unhashable, such as a list of extensions, or wrong, as is found below
         return _settings(*values)
-    except TypeError:  # also for what is unhashable, such as a list of extensions
-        return Settings(*values)
+    return Settings(*values)
 
 
 def _check_size(name: str, value: object, least: int) -> None:
