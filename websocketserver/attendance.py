@@ -186,7 +186,7 @@ class AttendedChannel(Channel):
             timer.schedule(self, time.monotonic() + UNATTENDED)
 
     def handle_ready(self, handle: Callable[[AppEvent], None]) -> None:
-        """Call this for the events that are here or can be read at once, one by one; never wait for the peer.
+        """Call ``handle`` with the events that are here or can be read at once, one by one; never wait for the peer.
 
         Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
         """

@@ -419,7 +419,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
-        self._accepted.await_request()
+        self._accepted.await_request()  # whoever dawdles here may be cut, and may have to make room
         try:
             self._owned = wrap(context, self.request, server_side=True)
             self.connection = self._owned

@@ -43,7 +43,7 @@ class Timer:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # guards all below and every visit_at
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)  # only for who waits or notifies: the lock itself is cheaper
         self._heap: list[tuple[float, int, weakref.ref[Visited]]] = []
         self._visiting: weakref.ref[Visited] | None = None  # whoever is not in the heap meanwhile
         self._order = itertools.count()  # so that the heap never compares references

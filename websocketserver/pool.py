@@ -150,7 +150,7 @@ class Pool:
 
         Raises OSError where the system takes no more, and RuntimeError where the pool has ended.
         """
-        tenant.away = tenant.gone = tenant.slow = False  # its own: what is found in the class is found late
+        tenant.away = tenant.gone = tenant.slow = False  # in itself: found sooner there than in the class
         fileno = tenant.fileno()
         with self._lock:
             if self._over.is_set():

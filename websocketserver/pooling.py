@@ -13,7 +13,6 @@ import ssl
 import threading
 import time
 from contextlib import suppress
-from threading import get_ident
 from typing import Any
 
 from .accepting import Threads
@@ -162,7 +161,7 @@ class _Client(Tenant):
         return self._collect()
 
     def serve(self) -> bool:
-        self._accepted.thread = get_ident()
+        self._accepted.thread = threading.get_ident()
         try:
             if self._upgraded is None:
                 if self._collect():

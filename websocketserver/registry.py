@@ -236,7 +236,7 @@ class Registry:
         self.admission = Admission()
         self.counters = Counters()  # of what is over; a connection is there or in the list below, never in both
         self._lock = threading.RLock()  # guards all below, every leaving and every given_up
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)  # only for who waits or notifies: the lock itself is cheaper
         self._accepted: dict[Any, Accepted] = {}
         self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
         self._closing: Close | None = None
