@@ -204,6 +204,13 @@ class TestServing:
             stopped.result()
             assert len(running.server.registry) == 0
 
+    @pytest.mark.parametrize("method", ["serve_forever", "handle_request"])
+    def test_a_closed_one_says_so(self, server_class: Any, method: str) -> None:
+        server = server_class(("127.0.0.1", 0), Quiet)
+        server.server_close()
+        with pytest.raises(ValueError, match="the server is closed"):
+            getattr(server, method)()
+
     def test_service_actions_run_again_and_again(self, server_class: Any) -> None:
         class Server(server_class):  # type: ignore[misc]
             count = 0

@@ -167,6 +167,8 @@ class WebSocketServer(ConnectionVerbs, Listening, Ending):
     # Accepting
 
     def _selector(self) -> selectors.BaseSelector:
+        if self.fileno() < 0:
+            raise ValueError("the server is closed: make another")
         selector = selectors.PollSelector() if hasattr(selectors, "PollSelector") else selectors.SelectSelector()
         selector.register(self, selectors.EVENT_READ)
         selector.register(self._waker, selectors.EVENT_READ)
