@@ -295,6 +295,7 @@ class TestAborting:
 
     def abort(self, dialer: Dialer, begun: Callable[[Attempt], object], timeout: float | None = 60) -> None:
         attempt = Attempt()
+        attempt.begin()
         connecting = run_in_thread(dialer.connect, Deadline(timeout), attempt)
         wait_until(lambda: begun(attempt))
         assert attempt.abort()
