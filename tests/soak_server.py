@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from websocketserver import ConnectionClosed, Router, ThreadingWebSocketServer, WebSocketRequestHandler
+from websocketserver.accepting import HandlerThread
 from websocketserver.pooling import PoolingWebSocketServer
 
 from .stress_server import trim_memory
-from .support import certificates
+from .support import certificates, wait_until
 
 NEWS = 0.5  # seconds between two
 
@@ -84,7 +85,14 @@ def routes() -> Router:
     return router
 
 
+def others() -> bool:
+    """Return whether there are threads of handlers but this one: those that wait for a connection end soon."""
+    mine = threading.current_thread()
+    return any(isinstance(each, HandlerThread) and each is not mine for each in threading.enumerate())
+
+
 def usage(server: Any) -> str:
+    wait_until(lambda: not others(), 3, fail=False)
     gc.collect()
     trim_memory()
     return json.dumps(

@@ -60,7 +60,8 @@ def outcomes(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, set[st
     shutil.copy(ROOT / "setup.cfg", tmp_path)
     (folder / "test_probe.py").write_text(TESTS)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("CI", None)
+    for name in ("CI", "PYTEST_ADDOPTS", "UNSTEADY"):
+        environment.pop(name, None)
     environment.update(request.param)
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=15)
