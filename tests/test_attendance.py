@@ -111,7 +111,7 @@ class TestKeepalive:
     def test_progress_of_a_blocked_send_proves_life(self, tls: bool, own_clock: None) -> None:
         with half(tls=tls, settings=OWN_CLOCK) as (connection, peer):
             begun = time.monotonic()
-            sending = run_in_thread(connection.send, bytes(8 << 20))
+            sending = run_in_thread(connection.send, bytes(64 << 20))
             wait_until(lambda: connection._output.lock.locked() and connection._output.bytes_sent)
             assert connection.visit(begun + 200) is not None  # a Ping is due, and waits behind the message
             for number in range(3):
