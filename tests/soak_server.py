@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from websocketserver import ConnectionClosed, Router, ThreadingWebSocketServer, WebSocketRequestHandler
-from websocketserver.accepting import HandlerThread
 from websocketserver.pooling import PoolingWebSocketServer
+from websocketserver.threads import HandlerThread
 
 from .stress_server import trim_memory
 from .support import certificates, wait_until

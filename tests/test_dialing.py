@@ -105,7 +105,7 @@ class TestAddresses:
     def test_a_connection_that_takes_a_while_is_waited_for(
         self, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("websocketserver.dialing._is_connected", lambda sock: False)
+        monkeypatch.setattr("websocketserver.dialing.is_connected", lambda sock: False)
         with connect(Dialer(*listener.getsockname())) as sock:
             assert sock.getpeername() == listener.getsockname()
         with pytest.raises(ConnectionRefusedError):

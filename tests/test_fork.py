@@ -215,8 +215,7 @@ def test_while_a_thread_comes_from_a_read() -> None:
     here, there = socket.socketpair()
     connection = WebSocketConnection(here, role=Role.CLIENT)
     receiving = in_thread(connection.recv)
-    while not connection._pumping:
-        time.sleep(0.001)
+    wait_until(lambda: connection._pumping)
     sys.setswitchinterval(60)
     libc.send(there.fileno(), b"\\x81\\x01x", 3, 0)
     while libc.recv(here.fileno(), bytes(1), 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) > 0:

@@ -53,6 +53,7 @@ PLAN = """
     hooks
 
     accepting
+    threads
     forwarded
     hosts
     logs

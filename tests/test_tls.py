@@ -28,6 +28,7 @@ from websocketserver import (
     WebSocketClient,
 )
 from websocketserver.tls import client_context, end_refused, failure, peer_certificate, wrap
+from websocketserver.transport import is_connected
 
 from . import stress_duplex
 from .support import (
@@ -468,14 +469,6 @@ def _reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def _is_connected(sock: socket.socket) -> bool:
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
-
-
 def _reset_in_the_hello(sock: socket.socket) -> None:
     sock.sendall(HALF_HELLO)
     _reset(sock)
@@ -531,7 +524,7 @@ def test_a_socket_that_was_reset_is_closed_where_it_cannot_be_wrapped(
         theirs.sendall(unread)
         _reset(theirs)
         theirs.close()
-        wait_until(lambda: not _is_connected(ours))
+        wait_until(lambda: not is_connected(ours))
         with pytest.raises(OSError):
             wrap(context, ours, **options)
         assert ours.fileno() == -1
@@ -554,7 +547,7 @@ class TestHostile:
         def late(sock: socket.socket, **options: Any) -> ssl.SSLSocket:
             with clients.get(timeout=SOON) as gone:
                 _reset(gone)
-            wait_until(lambda: not _is_connected(sock))
+            wait_until(lambda: not is_connected(sock))
             return wrap(sock, **options)
 
         monkeypatch.setattr(context, "wrap_socket", late)

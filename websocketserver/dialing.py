@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .deadline import Deadline
 from .streams import Link
 from .tls import wrap
-from .transport import poll, shutdown
+from .transport import is_connected, poll, shutdown
 
 __all__ = ["Attempt", "Dialer"]
 
@@ -175,7 +175,7 @@ class Dialer(NamedTuple):
             sock.setblocking(False)
             error = attempt.begin_connecting(sock, where)
             if error == errno.EINPROGRESS or error == errno.EWOULDBLOCK and family != socket.AF_UNIX:
-                error = 0 if _is_connected(sock) else _wait_connected(sock, deadline)
+                error = 0 if is_connected(sock) else _wait_connected(sock, deadline)
             elif error == errno.EAGAIN:  # a Unix socket whose backlog is full: only who blocks is queued
                 sock.settimeout(left)
                 sock.connect(where)
@@ -187,15 +187,6 @@ class Dialer(NamedTuple):
             attempt.close(sock)
             raise
         return sock
-
-
-def _is_connected(sock: socket.socket) -> bool:
-    """Return whether a socket that was connecting is done: on one machine it is at once."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
 
 
 def _wait_connected(sock: socket.socket, deadline: Deadline) -> int:

@@ -15,7 +15,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from .accepting import Threads
 from .connection import State, WebSocketConnection
 from .deadline import Deadline
 from .ending import Stop
@@ -27,6 +26,7 @@ from .protocol.headers import HeadError, RequestParser
 from .registry import Accepted
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME, Rate
+from .threads import Threads
 from .tls import end_refused, failure, wrap
 from .transport import DONT_WAIT
 

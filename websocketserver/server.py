@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .accepting import Backoff, Deputy, Refusals, Threads
+from .accepting import Backoff, Deputy, Refusals
 from .admission import busy_answer, place_of_peer
 from .deadline import Deadline
 from .ending import NOW, Ending, Stop
 from .handler import WebSocketRequestHandler
 from .listening import Listening, bar_newcomers
+from .threads import Threads
 from .tls import check_context, renewed
 from .verbs import ConnectionVerbs
 

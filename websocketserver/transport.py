@@ -260,6 +260,15 @@ def _poll_once(fileno: int, readable: bool, writable: bool, left: float | None) 
     )
 
 
+def is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket has a peer: one that was connecting has it at once where that is on the same machine."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 def shutdown(sock: socket.socket, how: int) -> None:
     """Shut a socket down; SSLSocket's own method would drop its TLS state, which others may be using."""
     try:
