@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import sys
 import threading
@@ -60,6 +61,12 @@ class TestSpareThreads:
         served: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
         threads.call((lambda: served.put(threading.current_thread()),), daemon, patience)
         return served.get(timeout=SOON)
+
+    def test_may_be_called_with_what_has_no_name(self) -> None:
+        threads, served = Threads(), threading.Event()
+        threads.call((functools.partial(served.set),), True, 0)
+        assert served.wait(SOON)
+        threads.join(Deadline(SOON), set())
 
     def test_serve_again(self) -> None:
         threads = Threads()

@@ -23,7 +23,8 @@ class HandlerThread(threading.Thread):
 
     def __init__(self, threads: Threads, order: Call, daemon: bool, patience: float | None) -> None:
         super().__init__(daemon=daemon)
-        self.name += f" ({order[0].__name__})"  # as for a target, which it would keep
+        with suppress(AttributeError):  # as for a target, which it would keep; a partial has no name
+            self.name += f" ({order[0].__name__})"
         self.orders: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self.orders.put(order)
         self.patience = patience
