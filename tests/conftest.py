@@ -26,6 +26,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "suite")
 # A shell that starts us in the background has us ignore Ctrl-C, and all that we start: some tests are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Half of what it takes to start one of our programs would go into compiling it, each time anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
@@ -42,6 +45,13 @@ def _descriptors() -> set[tuple[str, str]]:
         except OSError:  # the one that listed the folder
             pass
     return found
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """With -n auto, run twice as many workers as there are cores: half of a test's time is waiting for a deadline."""
+    cores = yield
+    return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 2 * cores
 
 
 @pytest.fixture(autouse=True)
