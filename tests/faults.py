@@ -318,9 +318,7 @@ class FaultyProxy:
     One thread does it all. ``injected`` counts the faults, ``connections`` what came through.
     """
 
-    def __init__(
-        self, target: tuple[Any, ...], *, seed: int, plans: Callable[[Random], tuple[Plan, Plan]]
-    ) -> None:
+    def __init__(self, target: tuple[Any, ...], *, seed: int, plans: Callable[[Random], tuple[Plan, Plan]]) -> None:
         self.injected: Counter[str] = Counter()
         self.connections = 0
         self._target = target[:2]

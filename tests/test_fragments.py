@@ -644,7 +644,6 @@ class TestFailing:
             assert peer.read_frame()[:3] == (TEXT, b"one", False)
             assert peer.read_close() == 1001
 
-
     def test_a_stream_that_is_gone_leaves_what_has_come(self, role: Role) -> None:
         def pieces() -> Iterator[bytes]:
             yield b"one"

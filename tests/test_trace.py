@@ -466,5 +466,3 @@ def test_a_child_process_has_a_thread_of_its_own() -> None:
             os.waitpid(child, 0)
             os.close(reader)
             os.close(writer)
-
-

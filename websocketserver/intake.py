@@ -32,7 +32,6 @@ OVERHEAD = 64  # what an event in the inbox counts beside its data: a flood of e
 MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one being handled
 
 
-
 class Intake(ABC):
     """Every method is for the pump, unless it says otherwise."""
 

@@ -697,9 +697,7 @@ class TestAnySpelling:
         broken = data.draw(st.sampled_from(sorted({name.lower() for name, _ in lines} & set(self.FAULTS))))
         change, statuses = self.FAULTS[broken]
         changed = [
-            (name, new)
-            for name, value in lines
-            for new in (change(name, value) if name.lower() == broken else [value])
+            (name, new) for name, value in lines for new in (change(name, value) if name.lower() == broken else [value])
         ]
         with pytest.raises(HandshakeError) as caught:
             wire = f"GET / HTTP/1.1\r\n{data.draw(spelled(changed))}\r\n".encode("latin-1")
