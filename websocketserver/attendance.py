@@ -62,7 +62,9 @@ class AttendedChannel(Channel):
         self._pings = Pings()  # guarded by the state lock
         now = time.monotonic()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
-        self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
+        self._release_after: float | None = None
+        if codecs:
+            self._release_after = min((c.release_after for c in codecs if c.release_after is not None), default=None)
         self._pause = UNATTENDED  # until the timer comes again; this and the next two are the timer's
         self._quiet_since = now  # when it last saw messages
         self._messages = 0

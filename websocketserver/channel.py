@@ -259,7 +259,7 @@ class Channel(Pump):
             self._notify_locked()
 
     def _flush_ending(self) -> None:
-        if self._output.waits:
+        if self._output.queued or self._output.rest:
             self._flush()
         if self._cut_at is not None:
             timer.schedule(self, self._cut_at)
@@ -288,7 +288,8 @@ class Channel(Pump):
             self._ended_at = time.monotonic()
             if self._received is None and not self._detail:
                 self._detail = detail
-            self._notify_locked()
+            if self._waiting:
+                self._notify_locked()
         try:
             if not (self._eof and self._output.finished):  # else both directions have ended already
                 self._transport.shutdown()  # wakes the pump and the writer
@@ -311,7 +312,7 @@ class Channel(Pump):
                     self._transport.close()
             finally:
                 self._output.lock.release()
-            if self._in_use():
+            if last or self._in_use():
                 return  # the pump, the pool or whoever cuts comes here when it leaves
 
     def disown(self) -> None:

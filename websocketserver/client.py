@@ -106,7 +106,7 @@ class WebSocketClient(Hooks, WebSocketConnection):
         check_seconds("connect_timeout", connect_timeout)
         check_context(ssl_context)
         _check_sock(sock)
-        if sum(given is not None for given in (sock, unix_path, source_address)) > 1:
+        if (sock is not None) + (unix_path is not None) + (source_address is not None) > 1:
             raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
         target = parse_url(url)
         self.url = url  #: as it was given

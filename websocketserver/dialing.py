@@ -69,9 +69,13 @@ class Attempt:
         sock.close()
 
     def begin_connecting(self, sock: socket.socket, where: Any) -> int:
-        """Begin to connect a socket that does not block; return what connect_ex does. An abort finds it connecting."""
+        """Use this socket, which does not block, and begin to connect it; return what connect_ex does.
+
+        An abort comes before, or finds it connecting.
+        """
         with self._lock:
             self._check_locked()
+            self._sock = sock
             return sock.connect_ex(where)
 
     def wait_for(self, condition: Callable[[], object], seconds: float | None) -> None:
@@ -166,7 +170,6 @@ class Dialer(NamedTuple):
         family, kind, protocol, _, where = address
         sock = socket.socket(family, kind, protocol)
         try:
-            attempt.use(sock)
             if self.source_address is not None:
                 sock.bind(self.source_address)
             left = deadline.left()

@@ -168,7 +168,7 @@ class Heartbeat:
 
     def next_visit(self) -> float | None:
         """Return when something may be due; None if nothing ever is."""
-        moments = [self._ping_at] if self._ping_at is not None else []
-        if self._waiting_since is not None and self.timeout is not None:
-            moments.append(self._waiting_since + self.timeout)
-        return min(moments, default=None)
+        if self._waiting_since is None or self.timeout is None:
+            return self._ping_at
+        dead_at = self._waiting_since + self.timeout
+        return dead_at if self._ping_at is None else min(dead_at, self._ping_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,8 +72,8 @@ class Opening:
     ) -> None:
         self._subprotocols = tuple(subprotocols) if not isinstance(subprotocols, str) else subprotocols
         self._extensions = extensions
-        self._offer = format_offers(extensions)
-        self._key = base64.b64encode(os.urandom(16)).decode()  # unpredictable, new each time (4.1, 7)
+        self._offer = format_offers(extensions) if extensions else ""
+        self._key = binascii.b2a_base64(os.urandom(16), newline=False).decode()  # unpredictable, new each time (4.1, 7)
         if not (headers or cookies or target.has_secrets()):  # the usual case
             with suppress(TypeError):  # unhashable, hence wrong, as is found below
                 before, behind = _request_parts(target, version, origin, self._subprotocols, self._offer)

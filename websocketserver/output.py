@@ -113,7 +113,7 @@ class Output:
         What is gathered goes with it, but only with ``gathered`` for its own sake. Returns False if the
         socket is full: then somebody must wait for room.
         """
-        while self.waits or gathered and self.gathered:
+        while self.queued or self.rest or gathered and self.gathered:
             if not self.lock.acquire(False):
                 return True
             try:
@@ -165,7 +165,7 @@ class Output:
         """
         if self.gathered:
             self.rest += self.take_gathered()
-        while self.rest or self._begin_next():
+        while self.rest or self.queued and self._begin_next():  # what comes meanwhile, who queued it looks for
             last = bool(self.queued) and self.queued[0][0] == FIN  # the Close and the end leave in one packet
             taken = self._offer(self.rest, more=last)
             if self._stuck:

@@ -185,7 +185,7 @@ class Pump(Intake):
                         return done()
                 else:
                     return True
-            self._collect(deadline)
+            self._collect(deadline, done)
             if deadline.passed():
                 with self._lock:
                     return done()
@@ -217,14 +217,21 @@ class Pump(Intake):
             if self._announce is not None:
                 self._tell_pool()
 
-    def _collect(self, deadline: Deadline) -> None:
-        """As the pump, take what was read before into the inbox, or else read once, waiting for it."""
+    def _collect(self, deadline: Deadline, done: Callable[[], bool] = lambda: True) -> None:
+        """As the pump, take what was read before into the inbox, or else read, waiting for it.
+
+        Goes on as long as there is room unless ``done()``, which whoever wants to know asks again with the lock.
+        """
         try:
-            before = self._events
-            if self._unparsed:
-                self._fill()
-            if self._events == before and not self._eof and self._read(deadline) and self._unparsed:
-                self._fill()
+            while True:
+                before = self._events
+                if self._unparsed:
+                    self._fill()
+                if self._events == before and not self._eof and self._read(deadline) and self._unparsed:
+                    self._fill()
+                if done() or self._eof or self._over or self._full() or deadline.passed():
+                    break
+                self._read_ended()
         except BaseException:
             self._interrupted()
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs as text_codecs
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
+from typing import Any
 
 from ..exceptions import Close, ProtocolError
 from .closecodes import CloseCode, pack_close, parse_close
@@ -28,6 +29,7 @@ MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
 TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)  # plain ints: an enum's members are slow to compare
 CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
+NONE: Sequence[Any] = ()  # no extension, which is most of them: kept once
 CharacterDecoder = text_codecs.getincrementaldecoder("utf-8")
 
 
@@ -84,7 +86,7 @@ class Receiver:
         for codec in codecs:
             rsv |= codec.rsv
         self.parser = FrameParser(masked=role is Role.SERVER, max_size=max_frame_size, rsv=rsv)  # what was fed
-        self._decoders = [codec.decoder for codec in reversed(codecs)]
+        self._decoders = [codec.decoder for codec in reversed(codecs)] if codecs else NONE
         self._max_size = max_message_size
         self._max_fragments = max_fragments
         self._always_fragments = fragments
@@ -100,10 +102,10 @@ class Receiver:
         self._text = False
         self._size = 0
         self._frames = 0
-        self._active: list[Decoder] = []  # what the message under way was encoded with
+        self._active: Sequence[Decoder] = NONE  # what the message under way was encoded with
         self._payload = PayloadBuffer()
         self._utf8 = Utf8Validator()
-        self._characters = CharacterDecoder()
+        self._characters: text_codecs.IncrementalDecoder | None = None  # made for the first Fragment of a text
 
     @property
     def buffered(self) -> int:
@@ -162,7 +164,7 @@ class Receiver:
         if self._always_fragments or self._fragmented:
             return
         self._as_fragments = False
-        if unfinished := self._characters.getstate()[0]:  # the beginning of the text's first character
+        if self._characters and (unfinished := self._characters.getstate()[0]):  # of its first character
             self._payload.append(unfinished)
             self._characters.reset()
 
@@ -222,7 +224,7 @@ class Receiver:
         self._in_message = True
         self._text = frame.opcode == TEXT
         self._size = self._frames = 0
-        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else []
+        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else NONE
         if frame.rsv and not self._active:
             raise ProtocolError("RSV bits that no extension gives a meaning")  # 5.2
 
@@ -250,11 +252,16 @@ class Receiver:
         return Message(self._payload.take(), self._text) if fin else None
 
     def _fragment(self, data: bytes, fin: bool) -> Fragment | None:
-        piece = self._characters.decode(data, fin) if self._text else data
+        piece = self._decode(data, fin) if self._text else data
         if not (piece or fin):
             return None
         self._fragmented = not fin
         return Fragment(piece, self._text, fin)
+
+    def _decode(self, data: bytes, fin: bool) -> str:
+        if self._characters is None:
+            self._characters = CharacterDecoder()
+        return self._characters.decode(data, fin)
 
     def _too_big(self, size: int) -> ProtocolError:
         return ProtocolError(
@@ -295,14 +302,14 @@ class Sender:
         fragment_size: int | None = None,
     ) -> None:
         self._new_key = new_key if role is Role.CLIENT else None
-        self._encoders = [codec.encoder for codec in codecs]
+        self._encoders = [codec.encoder for codec in codecs] if codecs else NONE
         self._fragment_size = fragment_size
         self.sharing = self._sharing()  # what others must have too to send the same bytes; None: nobody ever does
         self.plain = not codecs and fragment_size is None  # a message is one frame with its bytes as they are
         self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
         self.encoded = False  # whether the last message went through an encoder, which has gone on since
         self._opcode, self._rsv = 0, 0  # of the next frame of a message in pieces
-        self._active: Sequence[Encoder] = ()  # what that message goes through
+        self._active: Sequence[Encoder] = NONE  # what that message goes through
 
     def message(self, data: Buffer, *, text: bool, compress: bool | None = None) -> list[Buffer]:
         """Return the buffers of one message: one, unless it is large or split into frames."""

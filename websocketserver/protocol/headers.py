@@ -54,7 +54,7 @@ _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n
 _match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
 match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
-_match_final = re.compile(rb"HTTP/[0-9]\.[0-9] (?:101|[2-9][0-9]{2})(?: [\t -~\x80-\xff]*)?").fullmatch
+_match_final = re.compile(rb"(HTTP/[0-9]\.[0-9]) (101|[2-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch
 _COMMON_NAMES = {  # what nearly every request has: not checked each time, and kept once
     name: (name, name.lower())
     for name in (
@@ -259,7 +259,11 @@ def _parse_status_line(line: bytes) -> tuple[str, int, str]:
     match = _match_status_line(line)
     if match is None:  # RFC 9112, 4
         raise HeadError("malformed status line")
-    version, status, reason = match.groups(default=b"")
+    return _status(match)
+
+
+def _status(line: re.Match[bytes]) -> tuple[str, int, str]:
+    version, status, reason = line.groups(default=b"")
     return version.decode(), int(status), reason.decode("latin-1")
 
 
@@ -267,9 +271,10 @@ def take_response_head(data: bytes) -> tuple[ResponseHead, int] | None:
     """As take_request_head, for a final response; ``read_response_head`` does the rest."""
     end = data.find(b"\r\n\r\n", 0, MAX_LINE)
     line, _, rest = data[: max(end, 0)].partition(b"\r\n")
-    if not _match_final(line) or (parsed := _parse_lines(rest)) is None:
+    status = _match_final(line)
+    if status is None or (parsed := _parse_lines(rest)) is None:
         return None
-    return ResponseHead(*_parse_status_line(line + b"\r\n"), *parsed), end + 4
+    return ResponseHead(*_status(status), *parsed), end + 4
 
 
 # Its lines
