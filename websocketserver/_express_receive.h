@@ -1,0 +1,238 @@
+/* Receiving in one call, part of _express.c: what connection.py and pump.py do in several. */
+
+#define ON_STACK 4096 /* bytes: as LITTLE */
+#define FEW 32        /* threads that may wait for the GIL at once */
+#define LOOK_UP 200   /* milliseconds that the main thread waits at once: as in deadline.py */
+
+/* Take the GIL back; where many do, one at a time. Who waits for the GIL wakes up every few milliseconds to ask for it,
+   who waits at the gate does not: a thousand threads would do little else. A few are faster without. */
+static void take_gil(Gate *gate, PyThreadState *thread)
+{
+    int many = gate && atomic_fetch_add(&gate->coming, 1) >= FEW;
+    if (many)
+        PyThread_acquire_lock(gate->lock, WAIT_LOCK);
+    PyEval_RestoreThread(thread); /* does not return when the interpreter is ending, nor would it for who waits here */
+    if (many)
+        PyThread_release_lock(gate->lock);
+    if (gate)
+        atomic_fetch_sub(&gate->coming, 1);
+}
+
+/* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
+
+   ``wait`` is as for poll(2), and EINTR comes where that was not enough. What does not wait keeps the GIL: it takes
+   less time than to get the GIL back from a thread that has taken it. */
+static PyObject *receive_bytes(const State *state, int fd, Py_ssize_t room, int wait)
+{
+    char little[ON_STACK];
+    PyObject *data = room <= ON_STACK ? NULL : PyBytes_FromStringAndSize(NULL, room);
+    if (room > ON_STACK && !data)
+        return NULL;
+    char *to = data ? PyBytes_AS_STRING(data) : little;
+    ssize_t size = -1;
+    int error = EINTR;
+    if (wait) {
+        struct pollfd readable = {fd, POLLIN, 0};
+        Gate *gate = wait < 0 ? state->gate : NULL; /* the main thread still runs when others have ended */
+        PyThreadState *thread = PyEval_SaveThread();
+        if (wait < 0 || poll(&readable, 1, wait) > 0) {
+            size = recv(fd, to, room, wait < 0 ? 0 : MSG_DONTWAIT);
+            error = errno;
+        }
+        take_gil(gate, thread);
+    }
+    else {
+        size = recv(fd, to, room, MSG_DONTWAIT);
+        error = errno;
+    }
+    if (size < 0) {
+        Py_XDECREF(data);
+        errno = error;
+        return NULL;
+    }
+    if (!data)
+        return PyBytes_FromStringAndSize(little, size);
+    _PyBytes_Resize(&data, size); /* NULL with an exception if it fails */
+    return data;
+}
+
+/* As the pump, note the end of the peer's stream. */
+static int note_end(const State *state, PyObject *self, const char *detail)
+{
+    PyObject *text = PyUnicode_FromString(detail);
+    PyObject *result = text ? PyObject_CallMethodOneArg(self, state->names[NAME__on_eof], text) : NULL;
+    Py_XDECREF(text);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* As the pump, feed the parser what was read. */
+static int take_in(const State *state, PyObject *self, PyObject *receiver, PyObject *data)
+{
+    PyObject *parser = GET(RECEIVER, parser, receiver);
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    int room = size < state->values[LITTLE] ? LITTLE : READ_SIZE;
+    PyObject *fed = PyObject_CallMethodOneArg(parser, state->names[NAME_feed], data);
+    Py_XDECREF(fed);
+    put_bool(state, self, CONNECTION_unparsed, 1);
+    Py_INCREF(state->numbers[room]);
+    put(state, self, CONNECTION_room, state->numbers[room]);
+    return fed ? count(state, self, CONNECTION_bytes_received, size) : -1;
+}
+
+/* As the pump, read, maybe waiting for it, and feed what came: 1 if there is some, 0 if not, -1 with an exception.
+   ``lost`` tells whether bytes have been read when an exception comes. */
+static int read_input(const State *state, PyObject *self, PyObject *receiver, int fd, int waits, int *lost)
+{
+    Py_ssize_t room = PyLong_AsSsize_t(GET(CONNECTION, _room, self));
+    PyObject *data = NULL;
+    if (room < 1)
+        return PyErr_Occurred() ? -1 : 0;
+    int wait = !waits ? 0 : PyThread_get_thread_ident() == (unsigned long)state->values[MAIN_THREAD] ? LOOK_UP : -1;
+    while (!(data = receive_bytes(state, fd, room, wait))) {
+        if (PyErr_Occurred())
+            return -1;
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            return 0;
+        if (errno != EINTR)
+            return note_end(state, self, strerror(errno));
+        if (PyErr_CheckSignals() < 0) /* it only waited */
+            return -1;
+    }
+    int result = -1;
+    *lost = 1;
+    if (PyErr_CheckSignals() == 0)
+        result = PyBytes_GET_SIZE(data) ? take_in(state, self, receiver, data) == 0 ? 1 : -1
+                                        : note_end(state, self, "the stream ended without a Close");
+    Py_DECREF(data);
+    return result;
+}
+
+/* As the pump, return the next message, or None where there is none, or it needs a second look. */
+static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int ahead)
+{
+    PyObject *parser = GET(RECEIVER, parser, receiver);
+    if (!is_plain(state, PARSER, parser) || !IS(CONNECTION, _sent, self, Py_None) ||
+        !IS(CONNECTION, _failed, self, Py_False)) /* since this began to wait */
+        return Py_NewRef(Py_None);
+    PyObject *args[] = {parser, GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver)};
+    PyObject *message = PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
+    if (!message || message == Py_None)
+        return message;
+    PyObject *buffered = PyObject_GetAttr(parser, state->names[NAME_buffered]);
+    int more = buffered ? PyObject_IsTrue(buffered) : -1;
+    Py_XDECREF(buffered);
+    if (more >= 0) {
+        put_bool(state, self, CONNECTION_unparsed, more);
+        if (count(state, self, CONNECTION_events, 1) < 0 || count(state, self, CONNECTION_messages_received, 1) < 0)
+            more = -1;
+    }
+    if (more < 0 || (more && ahead && run(state, self, NAME__look_ahead) < 0))
+        Py_CLEAR(message);
+    return message;
+}
+
+/* Leave the pump: here if nobody has to be told, which is what comes first. */
+static int leave_pump(const State *state, PyObject *self)
+{
+    int free = is_free(state, GET(CONNECTION, _lock, self));
+    PyObject *waiting = GET(CONNECTION, _waiting, self);
+    if (free < 0)
+        return -1;
+    if (free && PyObject_Not(waiting) && IS(CONNECTION, _over, self, Py_False)) {
+        put_bool(state, self, CONNECTION_pumping, 0);
+        return count(state, self, CONNECTION_reads, 1);
+    }
+    return run(state, self, NAME__leave_pump);
+}
+
+static void leave_with_error(const State *state, PyObject *self, int lost)
+{
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    if (lost && run(state, self, NAME__interrupted) < 0)
+        PyErr_WriteUnraisable(self);
+    if (leave_pump(state, self) < 0)
+        PyErr_WriteUnraisable(self);
+    PyErr_Restore(kind, error, traceback);
+}
+
+static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int ahead, int waits)
+{
+    PyObject *message = NULL;
+    int lost = IS(CONNECTION, _unparsed, self, Py_True);
+    put_bool(state, self, CONNECTION_pumping, 1);
+    int input = lost ? 1 : read_input(state, self, receiver, fd, waits, &lost);
+    if (input == 0)
+        message = Py_NewRef(Py_None);
+    else if (input > 0)
+        message = next_message(state, self, receiver, ahead);
+    if (!message)
+        leave_with_error(state, self, lost);
+    else if (leave_pump(state, self) < 0 ||
+             (waits && !IS(CONNECTION, _announce, self, Py_None) && run(state, self, NAME__tell_pool) < 0))
+        Py_CLEAR(message);
+    return message;
+}
+
+/* Take the next event from the inbox, the state lock being free. */
+static PyObject *take(const State *state, PyObject *self, PyObject *inbox)
+{
+    PyObject *event = call(state, inbox, NAME_popleft);
+    PyObject *data = event && PyTuple_Check(event) && PyTuple_GET_SIZE(event) ? PyTuple_GET_ITEM(event, 0) : NULL;
+    Py_ssize_t size = data ? PyObject_Size(data) : -1;
+    if (event && (size < 0 || count(state, self, CONNECTION_inbox_size, -size - state->values[OVERHEAD]) < 0))
+        Py_CLEAR(event);
+    return event;
+}
+
+static PyObject *receive(State *state, PyObject *self, int ahead, int waits)
+{
+    PyObject *inbox = GET(CONNECTION, _inbox, self);
+    int free = is_free(state, GET(CONNECTION, _lock, self));
+    if (free <= 0 || !IS(CONNECTION, _turn, self, Py_None))
+        return free < 0 ? NULL : Py_NewRef(Py_None);
+    Py_ssize_t waiting = PyObject_Size(inbox);
+    if (waiting > 0 && PyObject_Not(GET(CONNECTION, _waiting, self)))
+        return take(state, self, inbox);
+    PyObject *receiver = GET(CONNECTION, _receiver, self), *output = GET(CONNECTION, _output, self);
+    int fd = descriptor(state, self);
+    int plain = waiting == 0 && fd >= 0 && is_plain(state, RECEIVER, receiver) && is_plain(state, OUTPUT, output) &&
+                is_plain(state, PARSER, GET(RECEIVER, parser, receiver)) && IS(CONNECTION, _gathering, self, Py_None) &&
+                IS(CONNECTION, _input_over, self, Py_False) && IS(CONNECTION, _pumping, self, Py_False) &&
+                IS(CONNECTION, _over, self, Py_False) && (!waits || IS(CONNECTION, _announce, self, Py_None)) &&
+                IS(CONNECTION, _sent, self, Py_None) && IS(CONNECTION, _held, self, Py_None) &&
+                IS(CONNECTION, _failed, self, Py_False) && IS(CONNECTION, _skipping, self, Py_False) &&
+                is_empty_list(GET(OUTPUT, queued, output)) && is_empty_list(GET(OUTPUT, rest, output)) &&
+                IS(RECEIVER, in_frame, receiver, Py_False) && IS(RECEIVER, _in_message, receiver, Py_False) &&
+                IS(RECEIVER, _as_fragments, receiver, Py_False) && IS(RECEIVER, closed, receiver, Py_False);
+    if (!plain)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    return pump(state, self, receiver, fd, ahead, waits);
+}
+
+static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 1);
+}
+
+static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 0);
+}
+
+/* In the child of a fork: the gate may be held by a thread that is not here. */
+static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
+{
+    Gate *gate = PyMem_RawCalloc(1, sizeof *gate);
+    if (gate)
+        gate->lock = PyThread_allocate_lock();
+    if (!gate || !gate->lock) {
+        PyMem_RawFree(gate);
+        return PyErr_NoMemory();
+    }
+    ((State *)PyModule_GetState(module))->gate = gate;
+    Py_RETURN_NONE;
+}

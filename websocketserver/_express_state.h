@@ -1,0 +1,251 @@
+/* What _express.c knows of the Python classes: their slots and methods, and where they are found. Part of _express.c. */
+
+enum { CONNECTION, OUTPUT, RECEIVER, SENDER, TRANSPORT, PARSER, OWNERS };
+
+static const char *const OWNER_NAMES[OWNERS][2] = {
+    {"websocketserver.connection", "WebSocketConnection"},
+    {"websocketserver.output", "Output"},
+    {"websocketserver.protocol.endpoint", "Receiver"},
+    {"websocketserver.protocol.endpoint", "Sender"},
+    {"websocketserver.transport", "PlainTransport"},
+    {"websocketserver.protocol.frames", "FrameParser"},
+};
+
+#define SLOTS(SLOT)                                                                                                  \
+    SLOT(CONNECTION, _announce)                                                                                      \
+    SLOT(CONNECTION, _bytes_received)                                                                                \
+    SLOT(CONNECTION, _events)                                                                                        \
+    SLOT(CONNECTION, _failed)                                                                                        \
+    SLOT(CONNECTION, _gathering)                                                                                     \
+    SLOT(CONNECTION, _held)                                                                                          \
+    SLOT(CONNECTION, _inbox)                                                                                         \
+    SLOT(CONNECTION, _inbox_size)                                                                                    \
+    SLOT(CONNECTION, _input_over)                                                                                    \
+    SLOT(CONNECTION, _lock)                                                                                          \
+    SLOT(CONNECTION, _messages_received)                                                                             \
+    SLOT(CONNECTION, _messages_sent)                                                                                 \
+    SLOT(CONNECTION, _output)                                                                                        \
+    SLOT(CONNECTION, _over)                                                                                          \
+    SLOT(CONNECTION, _pumping)                                                                                       \
+    SLOT(CONNECTION, _reads)                                                                                         \
+    SLOT(CONNECTION, _receiver)                                                                                      \
+    SLOT(CONNECTION, _room)                                                                                          \
+    SLOT(CONNECTION, _sent)                                                                                          \
+    SLOT(CONNECTION, _skipping)                                                                                      \
+    SLOT(CONNECTION, _speaker)                                                                                       \
+    SLOT(CONNECTION, _transport)                                                                                     \
+    SLOT(CONNECTION, _turn)                                                                                          \
+    SLOT(CONNECTION, _unparsed)                                                                                      \
+    SLOT(CONNECTION, _waiting)                                                                                       \
+    SLOT(OUTPUT, broken)                                                                                             \
+    SLOT(OUTPUT, bytes_sent)                                                                                         \
+    SLOT(OUTPUT, gathered)                                                                                           \
+    SLOT(OUTPUT, lock)                                                                                               \
+    SLOT(OUTPUT, queued)                                                                                             \
+    SLOT(OUTPUT, rest)                                                                                               \
+    SLOT(OUTPUT, sender)                                                                                             \
+    SLOT(RECEIVER, _as_fragments)                                                                                    \
+    SLOT(RECEIVER, _in_message)                                                                                      \
+    SLOT(RECEIVER, _max_size)                                                                                        \
+    SLOT(RECEIVER, closed)                                                                                           \
+    SLOT(RECEIVER, decode_text)                                                                                      \
+    SLOT(RECEIVER, in_frame)                                                                                         \
+    SLOT(RECEIVER, parser)                                                                                           \
+    SLOT(SENDER, _new_key)                                                                                           \
+    SLOT(SENDER, close_sent)                                                                                         \
+    SLOT(SENDER, plain)                                                                                              \
+    SLOT(TRANSPORT, direct)
+
+#define AS_INDEX(owner, name) owner##name,
+#define AS_PLACE(owner, name) {owner, #name},
+enum { SLOTS(AS_INDEX) SLOT_COUNT };
+static const struct {
+    int owner;
+    const char *name;
+} PLACES[] = {SLOTS(AS_PLACE)};
+
+#define METHODS(METHOD)                                                                                              \
+    METHOD(acquire)                                                                                                  \
+    METHOD(buffered)                                                                                                 \
+    METHOD(feed)                                                                                                     \
+    METHOD(locked)                                                                                                   \
+    METHOD(next_message)                                                                                             \
+    METHOD(popleft)                                                                                                  \
+    METHOD(release)                                                                                                  \
+    METHOD(_flush)                                                                                                   \
+    METHOD(_interrupted)                                                                                             \
+    METHOD(_leave_pump)                                                                                              \
+    METHOD(_look_ahead)                                                                                              \
+    METHOD(_on_eof)                                                                                                  \
+    METHOD(_tell_pool)
+
+#define AS_NAME_INDEX(name) NAME_##name,
+#define AS_NAME(name) #name,
+enum { METHODS(AS_NAME_INDEX) NAME_COUNT };
+static const char *const NAMES[] = {METHODS(AS_NAME)};
+
+/* Numbers of the Python code: what they mean is said there. */
+enum { OVERHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, MAIN_THREAD, NUMBER_COUNT };
+static const char *const NUMBERS[NUMBER_COUNT][2] = {
+    {"websocketserver.intake", "OVERHEAD"},           {"websocketserver.intake", "LITTLE"},
+    {"websocketserver.intake", "READ_SIZE"},          {"websocketserver.output", "GATHERED"},
+    {"websocketserver.protocol.endpoint", "JOINED"},  {"websocketserver.protocol.endpoint", "TEXT"},
+    {"websocketserver.protocol.endpoint", "BINARY"},  {"websocketserver.deadline", "MAIN_THREAD"},
+};
+
+/* Where threads that come from a read wait for each other. */
+typedef struct {
+    PyThread_type_lock lock; /* held while taking the GIL back */
+    atomic_int coming;       /* how many are about to have the GIL back */
+} Gate;
+
+typedef struct {
+    PyObject *owners[OWNERS];      /* the classes */
+    Py_ssize_t offsets[SLOT_COUNT]; /* of their slots in an instance */
+    PyObject *names[NAME_COUNT];
+    PyObject *numbers[NUMBER_COUNT];
+    Py_ssize_t values[NUMBER_COUNT];
+    PyObject *zero, *serialize, *lock_type;
+    Gate *gate; /* never freed: who comes from a read may come late */
+    int ready; /* all of this is found with the first call: our modules cannot be imported while they import this */
+} State;
+
+/* ---- Slots ---- */
+
+static inline PyObject **place(const State *state, PyObject *object, int slot)
+{
+    return (PyObject **)((char *)object + state->offsets[slot]);
+}
+
+#define GET(owner, name, object) (*place(state, object, owner##name))
+#define IS(owner, name, object, value) (GET(owner, name, object) == (value))
+
+static inline void put(const State *state, PyObject *object, int slot, PyObject *value) /* takes the reference */
+{
+    PyObject **at = place(state, object, slot), *old = *at;
+    *at = value;
+    Py_XDECREF(old);
+}
+
+static inline void put_bool(const State *state, PyObject *object, int slot, int value)
+{
+    PyObject *flag = value ? Py_True : Py_False;
+    Py_INCREF(flag);
+    put(state, object, slot, flag);
+}
+
+/* Add to a counter; -1 with an exception. */
+static int count(const State *state, PyObject *object, int slot, Py_ssize_t more)
+{
+    PyObject *before = *place(state, object, slot), *amount, *after;
+    if (!before || !(amount = PyLong_FromSsize_t(more)))
+        return -1;
+    after = PyNumber_Add(before, amount);
+    Py_DECREF(amount);
+    if (!after)
+        return -1;
+    put(state, object, slot, after);
+    return 0;
+}
+
+/* Whether an object is of just that class: slots are where the class has them, and stand-ins have none. */
+static inline int is_plain(const State *state, int owner, PyObject *object)
+{
+    return object && (PyObject *)Py_TYPE(object) == state->owners[owner];
+}
+
+static PyObject *call(const State *state, PyObject *object, int name)
+{
+    return PyObject_CallMethodNoArgs(object, state->names[name]);
+}
+
+/* Call a method for what it does; -1 with an exception. */
+static int run(const State *state, PyObject *object, int name)
+{
+    PyObject *result = call(state, object, name);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Whether a lock looks free: nobody does anything under it for as long as the GIL is ours; -1 with an exception. */
+static int is_free(const State *state, PyObject *lock)
+{
+    if (!lock || (PyObject *)Py_TYPE(lock) != state->lock_type)
+        return 0;
+    PyObject *locked = call(state, lock, NAME_locked);
+    Py_XDECREF(locked);
+    return locked ? locked == Py_False : -1;
+}
+
+static inline int is_empty_list(PyObject *list)
+{
+    return list && PyList_CheckExact(list) && PyList_GET_SIZE(list) == 0;
+}
+
+/* Return the descriptor to use, -1 where the transport wants to be asked. */
+static int descriptor(const State *state, PyObject *self)
+{
+    PyObject *transport = GET(CONNECTION, _transport, self);
+    if (!is_plain(state, TRANSPORT, transport))
+        return -1;
+    PyObject *direct = GET(TRANSPORT, direct, transport);
+    return direct && PyLong_CheckExact(direct) ? (int)PyLong_AsLong(direct) : -1;
+}
+
+/* ---- Finding them ---- */
+
+/* Return an attribute of a module. */
+static PyObject *find(const char *module, const char *name)
+{
+    PyObject *found = PyImport_ImportModule(module), *value = found ? PyObject_GetAttrString(found, name) : NULL;
+    Py_XDECREF(found);
+    return value;
+}
+
+/* Find where a slot is in the instances of its class. */
+static int find_slot(State *state, int slot)
+{
+    PyObject *owner = state->owners[PLACES[slot].owner];
+    PyObject *member = PyObject_GetAttrString(owner, PLACES[slot].name);
+    int found = member && Py_IS_TYPE(member, &PyMemberDescr_Type) &&
+                ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX;
+    if (found)
+        state->offsets[slot] = ((PyMemberDescrObject *)member)->d_member->offset;
+    else if (member)
+        PyErr_Format(PyExc_ImportError, "%R has no slot %s", owner, PLACES[slot].name);
+    Py_XDECREF(member);
+    return found ? 0 : -1;
+}
+
+static int find_all(State *state)
+{
+    for (int i = 0; i < OWNERS; i++)
+        if (!(state->owners[i] = find(OWNER_NAMES[i][0], OWNER_NAMES[i][1])))
+            return -1;
+    for (int i = 0; i < SLOT_COUNT; i++)
+        if (find_slot(state, i) < 0)
+            return -1;
+    for (int i = 0; i < NAME_COUNT; i++)
+        if (!(state->names[i] = PyUnicode_InternFromString(NAMES[i])))
+            return -1;
+    for (int i = 0; i < NUMBER_COUNT; i++) {
+        if (!(state->numbers[i] = find(NUMBERS[i][0], NUMBERS[i][1])))
+            return -1;
+        state->values[i] = PyLong_AsSsize_t(state->numbers[i]);
+    }
+    state->zero = PyLong_FromLong(0);
+    state->lock_type = find("_thread", "LockType");
+    state->serialize = find("websocketserver.protocol.frames", "serialize");
+    state->ready = state->serialize && state->lock_type && !PyErr_Occurred();
+    return state->ready ? 0 : -1;
+}
+
+static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (!state->ready && find_all(state) < 0)
+        return -1;
+    if (nargs == 2 && PyObject_TypeCheck(args[0], (PyTypeObject *)state->owners[CONNECTION]))
+        return 0;
+    PyErr_SetString(PyExc_TypeError, "a WebSocketConnection and one argument more");
+    return -1;
+}
