@@ -46,6 +46,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->zero);
     Py_VISIT(state->serialize);
     Py_VISIT(state->lock_type);
+    Py_VISIT(state->dont_wait);
     return 0;
 }
 
@@ -58,6 +59,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->zero);
     Py_CLEAR(state->serialize);
     Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->dont_wait);
     return 0;
 }
 

@@ -72,7 +72,9 @@ static int take_in(const State *state, PyObject *self, PyObject *receiver, PyObj
     PyObject *parser = GET(RECEIVER, parser, receiver);
     Py_ssize_t size = PyBytes_GET_SIZE(data);
     int room = size < state->values[LITTLE] ? LITTLE : READ_SIZE;
-    PyObject *fed = PyObject_CallMethodOneArg(parser, state->names[NAME_feed], data);
+    PyObject *fed = state->feed && is_plain(state, PARSER, parser) /* no stand-in since this began to wait */
+                        ? state->feed(parser, data)
+                        : PyObject_CallMethodOneArg(parser, state->names[NAME_feed], data);
     Py_XDECREF(fed);
     put_bool(state, self, CONNECTION_unparsed, 1);
     Py_INCREF(state->numbers[room]);
@@ -116,7 +118,9 @@ static PyObject *next_message(const State *state, PyObject *self, PyObject *rece
         !IS(CONNECTION, _failed, self, Py_False)) /* since this began to wait */
         return Py_NewRef(Py_None);
     PyObject *args[] = {parser, GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver)};
-    PyObject *message = PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
+    PyObject *message = state->next_message
+                            ? ((_PyCFunctionFast)(void (*)(void))state->next_message)(parser, args + 1, 2)
+                            : PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
     if (!message || message == Py_None)
         return message;
     PyObject *buffered = PyObject_GetAttr(parser, state->names[NAME_buffered]);
@@ -124,7 +128,7 @@ static PyObject *next_message(const State *state, PyObject *self, PyObject *rece
     Py_XDECREF(buffered);
     if (more >= 0) {
         put_bool(state, self, CONNECTION_unparsed, more);
-        if (count(state, self, CONNECTION_events, 1) < 0 || count(state, self, CONNECTION_messages_received, 1) < 0)
+        if (count(state, self, CONNECTION_messages_received, 1) < 0)
             more = -1;
     }
     if (more < 0 || (more && ahead && run(state, self, NAME__look_ahead) < 0))

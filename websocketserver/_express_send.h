@@ -71,7 +71,10 @@ static Py_ssize_t send_bytes(int fd, PyObject *frame, int lets_others)
 /* Leave the write lock and look again at what was queued meanwhile. */
 static int unlock(const State *state, PyObject *self, PyObject *output)
 {
-    if (run(state, GET(OUTPUT, lock, output), NAME_release) < 0)
+    PyObject *lock = GET(OUTPUT, lock, output);
+    PyObject *left = state->release && is_lock(state, lock) ? state->release(lock, NULL) : call(state, lock, NAME_release);
+    Py_XDECREF(left);
+    if (!left)
         return -1;
     if (is_empty_list(GET(OUTPUT, queued, output)) && is_empty_list(GET(OUTPUT, rest, output)) &&
         IS(CONNECTION, _over, self, Py_False))
@@ -106,7 +109,10 @@ static PyObject *send_frame(const State *state, PyObject *self, PyObject *output
 {
     /* Up to CPython 3.12 a lock that was just handed to a waiter does not look locked; and to wait for it here would
        make all that was looked at before untrue. */
-    PyObject *ours = PyObject_CallMethodOneArg(GET(OUTPUT, lock, output), state->names[NAME_acquire], Py_False);
+    PyObject *lock = GET(OUTPUT, lock, output);
+    PyObject *ours = state->acquire
+                         ? ((PyCFunctionWithKeywords)(void (*)(void))state->acquire)(lock, state->dont_wait, NULL)
+                         : PyObject_CallMethodOneArg(lock, state->names[NAME_acquire], Py_False);
     Py_XDECREF(ours);
     if (ours != Py_True)
         return ours ? Py_NewRef(Py_False) : NULL;

@@ -14,7 +14,6 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
 #define SLOTS(SLOT)                                                                                                  \
     SLOT(CONNECTION, _announce)                                                                                      \
     SLOT(CONNECTION, _bytes_received)                                                                                \
-    SLOT(CONNECTION, _events)                                                                                        \
     SLOT(CONNECTION, _failed)                                                                                        \
     SLOT(CONNECTION, _gathering)                                                                                     \
     SLOT(CONNECTION, _held)                                                                                          \
@@ -105,7 +104,8 @@ typedef struct {
     PyObject *names[NAME_COUNT];
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
-    PyObject *zero, *serialize, *lock_type;
+    PyObject *zero, *serialize, *lock_type, *dont_wait; /* the last: the arguments of acquire(False) */
+    PyCFunction locked, acquire, release, feed, next_message; /* of locks, and of the parser; NULL: look them up */
     Gate *gate; /* never freed: who comes from a read may come late */
     int ready; /* all of this is found with the first call: our modules cannot be imported while they import this */
 } State;
@@ -137,12 +137,9 @@ static inline void put_bool(const State *state, PyObject *object, int slot, int 
 /* Add to a counter; -1 with an exception. */
 static int count(const State *state, PyObject *object, int slot, Py_ssize_t more)
 {
-    PyObject *before = *place(state, object, slot), *amount, *after;
-    if (!before || !(amount = PyLong_FromSsize_t(more)))
-        return -1;
-    after = PyNumber_Add(before, amount);
-    Py_DECREF(amount);
-    if (!after)
+    PyObject *before = *place(state, object, slot), *after;
+    long long value = before ? PyLong_AsLongLong(before) : 0;
+    if ((value == -1 && PyErr_Occurred()) || !(after = PyLong_FromLongLong(value + more)))
         return -1;
     put(state, object, slot, after);
     return 0;
@@ -167,12 +164,17 @@ static int run(const State *state, PyObject *object, int name)
     return result ? 0 : -1;
 }
 
+static inline int is_lock(const State *state, PyObject *lock)
+{
+    return lock && (PyObject *)Py_TYPE(lock) == state->lock_type;
+}
+
 /* Whether a lock looks free: nobody does anything under it for as long as the GIL is ours; -1 with an exception. */
 static int is_free(const State *state, PyObject *lock)
 {
-    if (!lock || (PyObject *)Py_TYPE(lock) != state->lock_type)
+    if (!is_lock(state, lock))
         return 0;
-    PyObject *locked = call(state, lock, NAME_locked);
+    PyObject *locked = state->locked ? state->locked(lock, NULL) : call(state, lock, NAME_locked);
     Py_XDECREF(locked);
     return locked ? locked == Py_False : -1;
 }
@@ -217,6 +219,27 @@ static int find_slot(State *state, int slot)
     return found ? 0 : -1;
 }
 
+/* Find the function behind a method that a class has in C: called straight, it costs a third. NULL, maybe with an
+   exception, where it is another's, or does not take its arguments in this way. */
+static PyCFunction find_function(PyObject *type, const char *name, int flags)
+{
+    PyObject *method = PyObject_GetAttrString(type, name);
+    PyMethodDef *found = method && Py_IS_TYPE(method, &PyMethodDescr_Type) ? ((PyMethodDescrObject *)method)->d_method
+                                                                          : NULL;
+    Py_XDECREF(method); /* the class, which is kept, has it */
+    return found && found->ml_flags == flags ? found->ml_meth : NULL;
+}
+
+static int find_functions(State *state)
+{
+    state->locked = find_function(state->lock_type, "locked", METH_NOARGS);
+    state->acquire = find_function(state->lock_type, "acquire", METH_VARARGS | METH_KEYWORDS);
+    state->release = find_function(state->lock_type, "release", METH_NOARGS);
+    state->feed = find_function(state->owners[PARSER], "feed", METH_O);
+    state->next_message = find_function(state->owners[PARSER], "next_message", METH_FASTCALL);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static int find_all(State *state)
 {
     for (int i = 0; i < OWNERS; i++)
@@ -236,7 +259,8 @@ static int find_all(State *state)
     state->zero = PyLong_FromLong(0);
     state->lock_type = find("_thread", "LockType");
     state->serialize = find("websocketserver.protocol.frames", "serialize");
-    state->ready = state->serialize && state->lock_type && !PyErr_Occurred();
+    state->dont_wait = PyTuple_Pack(1, Py_False);
+    state->ready = state->serialize && state->lock_type && state->dont_wait && find_functions(state) == 0;
     return state->ready ? 0 : -1;
 }
 
