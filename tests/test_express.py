@@ -19,15 +19,25 @@ from typing import Any
 
 import pytest
 
-from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
+from websocketserver import (
+    ConnectionClosed,
+    PerMessageDeflate,
+    PoolingWebSocketServer,
+    Role,
+    Settings,
+    WebSocketConnection,
+    express,
+)
 from websocketserver import connection as module
+from websocketserver import pool as pool_module
 from websocketserver.deadline import Deadline
 from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.pump import Turn
 from websocketserver.trace import TracedFrame
 from websocketserver.transport import poll
 
-from .support import RawPeer, frame, half, pipe, run_in_thread, wait_until
+from .support import SOON, RawPeer, Running, frame, half, pipe, raw_client, run_in_thread, wait_until
+from .test_handler import MASK, Quiet, events, leave, serving
 
 HAVE_C = express.receive_at_once.__module__ != express.__name__
 
@@ -40,6 +50,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(module, "receive_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "ready_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
+        monkeypatch.setattr(pool_module, "serve_at_once", lambda pool, worker, ready: ready.popleft())
     return str(request.param)
 
 
@@ -305,6 +316,196 @@ class TestBothWays:
         assert ends[1].read_frame().payload == b"x"
 
 
+class Turns(Quiet):
+    """Does what the message says, then answers with it."""
+
+    gate: threading.Event
+
+    def on_message(self, message: str | bytes) -> None:
+        assert self._accepted.thread == threading.get_ident()  # so a shutdown by a hook does not wait for it
+        self.events.append(message)
+        if message == "wait":
+            self.gate.wait(SOON)
+        elif message == "close":
+            self.websocket.close(1000, "enough")
+        elif message == "fail":
+            raise ValueError(message)
+        elif message == "exit":
+            raise SystemExit
+        elif message == "other":
+            self.on_message = self.on_other  # type: ignore[method-assign]
+        elif message == "broadcast":
+            self.server.broadcast("to all")
+        elif message == "two":
+            self.websocket.send("one")
+        self.websocket.send(message)
+
+    def on_other(self, message: str | bytes) -> None:
+        self.events.append(("other", message))
+        self.websocket.send(message)
+
+
+class Forgetful(Quiet):
+    def on_message(self, message: str | bytes) -> None:
+        self.websocket.send(message)
+
+
+class Overriding(Turns):
+    def serve_ready(self, error: BaseException | None = None) -> bool:
+        self.events.append("ready")
+        return super().serve_ready(error)
+
+
+def turning(handler: Any = Turns, **options: Any) -> Any:
+    return serving(handler, server_class=PoolingWebSocketServer, gate=threading.Event(), **options)
+
+
+def tenants(running: Running) -> list[Any]:
+    return list(running.server._pool._tenants.values())
+
+
+def ask(peer: RawPeer, text: str, answer: str | None = None) -> None:
+    peer.frame(1, text.encode())
+    assert peer.read_frame().payload.decode() == (text if answer is None else answer)
+
+
+@pytest.mark.usefixtures("way")
+class TestTurnsInAPool:
+    def test_messages_are_answered(self) -> None:
+        with turning() as running, raw_client(running) as one, raw_client(running) as other:
+            for number in range(20):
+                ask(one, f"one {number}")
+                ask(other, "grüß")
+            wait_until(lambda: [counted(each) for each in running.server.connections] == [(20, 20)] * 2)
+            wait_until(lambda: [each._accepted.thread for each in tenants(running)] == [None, None])
+            wait_until(lambda: running.server._pool._leader.tenant is None)
+            assert not any(each._connection._pumping for each in tenants(running))
+
+    def test_what_comes_together_is_gathered_and_in_order(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            texts = [f"{number}" for number in range(30)]
+            for _ in range(5):
+                ask(peer, "alone")
+                peer.send(b"".join(frame(1, text.encode(), key=MASK) for text in texts))
+                assert [peer.read_frame().payload.decode() for _ in texts] == texts
+            assert events(running) == ["open", *(["alone", *texts] * 5)]
+
+    def test_pieces_pings_and_binary(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            ask(peer, "first")
+            peer.frame(1, b"he", fin=False)
+            peer.frame(9, b"ping")
+            assert peer.read_frame()[:2] == (10, b"ping")
+            peer.frame(0, b"llo")
+            assert peer.read_frame().payload == b"hello"
+            peer.frame(2, b"\x00\xff")
+            assert peer.read_frame()[:2] == (2, b"\x00\xff")
+            for byte in frame(1, b"slowly", key=MASK):
+                peer.send(bytes([byte]))
+            assert peer.read_frame().payload == b"slowly"
+            assert events(running) == ["open", "first", "hello", b"\x00\xff", "slowly"]
+
+    @pytest.mark.parametrize("message, code", [("fail", 1011), ("exit", 1001)])
+    def test_a_hook_that_fails(self, message: str, code: int) -> None:
+        with turning(errors_expected=True) as running, raw_client(running) as peer, raw_client(running) as other:
+            ask(peer, "well")
+            peer.frame(1, message.encode())
+            assert peer.read_close() == code
+            leave(peer, code)
+            wait_until(lambda: len(events(running)) == 5)
+            ask(other, "the pool goes on")
+            assert sorted(events(running), key=str) == sorted(
+                ["open", "open", "well", message, (code, ""), "the pool goes on"], key=str
+            )
+            assert [(type(error), error.args) for error in running.errors] == (
+                [(ValueError, ("fail",))] if message == "fail" else []
+            )
+            if running.errors:  # where it failed is told, and nothing of that is kept
+                trace = running.errors[0].__traceback__
+                while trace is not None and trace.tb_next is not None:
+                    trace = trace.tb_next
+                assert trace is not None and trace.tb_frame.f_code.co_name == "on_message"
+                assert running.errors[0].__context__ is None
+
+    def test_a_hook_that_finds_its_connection_closed_ends_as_usual(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            ask(peer, "well")
+            peer.frame(1, b"close")
+            assert peer.read_close() == 1000
+            leave(peer)
+            wait_until(lambda: events(running)[-1] == (1000, ""))
+            assert events(running) == ["open", "well", "close", (1000, "")]
+            wait_until(lambda: not tenants(running))
+
+    def test_a_peer_that_leaves(self) -> None:
+        with turning() as running, raw_client(running) as peer, raw_client(running) as other:
+            ask(peer, "well")
+            leave(peer, 1000, "bye")
+            assert peer.read_close() == 1000
+            ask(other, "well")
+            other.sock.close()
+            wait_until(lambda: not tenants(running))
+            assert set(events(running)) == {"open", "well", (1000, "bye"), (1006, "the stream ended without a Close")}
+
+    def test_a_hook_that_blocks_keeps_no_other(self) -> None:
+        with turning() as running, raw_client(running) as peer, raw_client(running) as other:
+            gate = running.server.RequestHandlerClass.gate
+            for _ in range(3):
+                peer.frame(1, b"wait")
+                wait_until(lambda: sum(each.away for each in tenants(running)) == 1)
+                peer.frame(1, b"behind")
+                for number in range(5):
+                    ask(other, f"{number}")
+                gate.set()
+                assert [peer.read_frame().payload for _ in range(2)] == [b"wait", b"behind"]
+                gate.clear()
+                wait_until(lambda: not any(each.away for each in tenants(running)))
+
+    def test_hooks_that_are_replaced_that_broadcast_and_that_send_twice(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            ask(peer, "broadcast", "to all")
+            assert peer.read_frame().payload == b"broadcast"
+            ask(peer, "two", "one")
+            assert peer.read_frame().payload == b"two"
+            ask(peer, "other")
+            ask(peer, "new")
+            assert events(running) == ["open", "broadcast", "two", "other", ("other", "new")]
+
+    def test_what_others_have_gathered_leaves_behind_the_answer(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            ask(peer, "well")
+            (tenant,) = tenants(running)
+            output = tenant._connection._output
+            with output.lock:  # as a broadcast of a host's
+                output.gathered += frame(1, b"gathered")
+            ask(peer, "next", "gathered")
+            assert peer.read_frame().payload == b"next"
+
+    def test_a_handler_that_serves_in_its_own_way(self) -> None:
+        with turning(Overriding) as running, raw_client(running) as peer:
+            for _ in range(3):
+                ask(peer, "x")
+            wait_until(lambda: events(running).count("ready") == 3)
+
+    def test_a_stream_of_bytes_that_is_none(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            ask(peer, "well")
+            peer.frame(1, b"\xff")
+            assert peer.read_close() == 1007
+            leave(peer, 1007)
+            wait_until(lambda: len(events(running)) == 3)
+            assert events(running)[:2] == ["open", "well"]
+            assert events(running)[2][1] == "text is not valid UTF-8"
+
+    def test_many_at_once(self) -> None:
+        with turning() as running, ExitStack() as stack:
+            peers = [stack.enter_context(raw_client(running)) for _ in range(20)]
+            for number in range(30):
+                for peer in peers:
+                    peer.frame(1, f"{number}".encode())
+                assert {peer.read_frame().payload for peer in peers} == {f"{number}".encode()}
+
+
 @pytest.fixture
 def schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """No timer comes between."""
@@ -456,6 +657,52 @@ if HAVE_C:  # else there is nothing but the other way
             for function in (express.receive_at_once, express.send_at_once):
                 with pytest.raises(TypeError):
                     function(*arguments)  # type: ignore[arg-type,call-arg]
+
+    class TestSimpleTurns:
+        @pytest.fixture
+        def steps(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+            """What Python has been called for, to serve: nothing."""
+            steps: list[str] = []
+            serve_ready = Quiet.serve_ready
+
+            def counting(self: Any, error: BaseException | None = None) -> bool:
+                steps.append("serve_ready")
+                return serve_ready(self, error)
+
+            monkeypatch.setattr("websocketserver.handler.WebSocketRequestHandler.serve_ready", counting)
+            return steps
+
+        def test_take_no_step_in_python_but_the_hook(self, steps: list[str]) -> None:
+            with turning() as running, raw_client(running) as peer:
+                for number in range(50):
+                    ask(peer, f"{number}")
+                assert len(steps) < 10  # where the monitor has been asleep
+                before = len(steps)
+                peer.send(frame(1, b"1", key=MASK) + frame(1, b"2", key=MASK))
+                assert [peer.read_frame().payload for _ in range(2)] == [b"1", b"2"]
+                assert len(steps) > before
+
+        def test_nothing_leaks(self) -> None:
+            with turning(Forgetful) as running, raw_client(running) as peer:
+
+                def talk() -> None:
+                    for _ in range(300):
+                        ask(peer, "some text")
+
+                talk()
+                tracemalloc.start()
+                try:
+                    talk()
+                    before = tracemalloc.get_traced_memory()[0]
+                    talk()
+                    assert tracemalloc.get_traced_memory()[0] - before < 2000
+                finally:
+                    tracemalloc.stop()
+
+        @pytest.mark.parametrize("arguments", [(), (None, None, None), (1, 2)])
+        def test_arguments(self, arguments: tuple[object, ...]) -> None:
+            with pytest.raises(TypeError):
+                express.serve_at_once(*arguments)  # type: ignore[call-arg,arg-type]
 
     @pytest.mark.usefixtures("schedule")
     class TestSimple:

@@ -1,4 +1,4 @@
-/* The common case of receiving and of sending, each in one call: see express.py, whose functions these replace.
+/* The common case of receiving, of sending and of serving, each in one call: see express.py, whose functions these replace.
 
    What is read and written here are the slots of the Python classes, whose files say what they mean. Two rules
    hold it together. While the GIL is held, nobody is inside a state lock that looks free: looking is as good as
@@ -19,6 +19,7 @@
 #include "_express_state.h"
 #include "_express_receive.h"
 #include "_express_send.h"
+#include "_express_serve.h"
 
 static int module_exec(PyObject *module)
 {
@@ -46,6 +47,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->zero);
     Py_VISIT(state->serialize);
     Py_VISIT(state->lock_type);
+    Py_VISIT(state->never);
     Py_VISIT(state->dont_wait);
     return 0;
 }
@@ -59,6 +61,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->zero);
     Py_CLEAR(state->serialize);
     Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->never);
     Py_CLEAR(state->dont_wait);
     return 0;
 }
@@ -75,6 +78,8 @@ static PyMethodDef functions[] = {
      "Return the next event where it is here and that is simple, else None."},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL,
      "Send a message where that is simple, else return False; None where it was begun."},
+    {"serve_at_once", (PyCFunction)(void (*)(void))serve_at_once, METH_FASTCALL,
+     "Serve those that are ready as far as that is simple; return the first for whom it is not."},
     {"renew_gate", renew_gate, METH_NOARGS, "For the child of a fork."},
     {NULL, NULL, 0, NULL},
 };
@@ -93,7 +98,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_express",
-    .m_doc = "The common case of receiving and of sending, each in one call.",
+    .m_doc = "The common case of receiving, of sending and of serving, each in one call.",
     .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = module_slots,

@@ -3,5 +3,6 @@
 from .express import ready_at_once as ready_at_once
 from .express import receive_at_once as receive_at_once
 from .express import send_at_once as send_at_once
+from .express import serve_at_once as serve_at_once
 
 def renew_gate() -> None: ...

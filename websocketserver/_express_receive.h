@@ -110,8 +110,20 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
     return result;
 }
 
+/* How to receive: what has come with the message goes into the inbox; may wait for it; or it, too, goes into the inbox
+   unless it has come alone. */
+enum { AHEAD = 1, WAITS = 2, ALONE = 4 };
+
+/* As the pump, put a message into the inbox, and what has come with it. */
+static int queue(const State *state, PyObject *self, PyObject *message)
+{
+    PyObject *result = PyObject_CallMethodOneArg(self, state->names[NAME__queue], message);
+    Py_XDECREF(result);
+    return result ? run(state, self, NAME__look_ahead) : -1;
+}
+
 /* As the pump, return the next message, or None where there is none, or it needs a second look. */
-static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int ahead)
+static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int how)
 {
     PyObject *parser = GET(RECEIVER, parser, receiver);
     if (!is_plain(state, PARSER, parser) || !IS(CONNECTION, _sent, self, Py_None) ||
@@ -131,8 +143,13 @@ static PyObject *next_message(const State *state, PyObject *self, PyObject *rece
         if (count(state, self, CONNECTION_messages_received, 1) < 0)
             more = -1;
     }
-    if (more < 0 || (more && ahead && run(state, self, NAME__look_ahead) < 0))
+    if (more < 0 || (more && how & AHEAD && run(state, self, NAME__look_ahead) < 0))
         Py_CLEAR(message);
+    else if (more && how & ALONE) {
+        int failed = queue(state, self, message);
+        Py_DECREF(message);
+        return failed ? NULL : Py_NewRef(Py_None);
+    }
     return message;
 }
 
@@ -161,20 +178,20 @@ static void leave_with_error(const State *state, PyObject *self, int lost)
     PyErr_Restore(kind, error, traceback);
 }
 
-static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int ahead, int waits)
+static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, int fd, int how)
 {
     PyObject *message = NULL;
     int lost = IS(CONNECTION, _unparsed, self, Py_True);
     put_bool(state, self, CONNECTION_pumping, 1);
-    int input = lost ? 1 : read_input(state, self, receiver, fd, waits, &lost);
+    int input = lost ? 1 : read_input(state, self, receiver, fd, how & WAITS, &lost);
     if (input == 0)
         message = Py_NewRef(Py_None);
     else if (input > 0)
-        message = next_message(state, self, receiver, ahead);
+        message = next_message(state, self, receiver, how);
     if (!message)
         leave_with_error(state, self, lost);
     else if (leave_pump(state, self) < 0 ||
-             (waits && !IS(CONNECTION, _announce, self, Py_None) && run(state, self, NAME__tell_pool) < 0))
+             (how & WAITS && !IS(CONNECTION, _announce, self, Py_None) && run(state, self, NAME__tell_pool) < 0))
         Py_CLEAR(message);
     return message;
 }
@@ -190,7 +207,7 @@ static PyObject *take(const State *state, PyObject *self, PyObject *inbox)
     return event;
 }
 
-static PyObject *receive(State *state, PyObject *self, int ahead, int waits)
+static PyObject *receive(const State *state, PyObject *self, int how)
 {
     PyObject *inbox = GET(CONNECTION, _inbox, self);
     int free = is_free(state, GET(CONNECTION, _lock, self));
@@ -198,13 +215,13 @@ static PyObject *receive(State *state, PyObject *self, int ahead, int waits)
         return free < 0 ? NULL : Py_NewRef(Py_None);
     Py_ssize_t waiting = PyObject_Size(inbox);
     if (waiting > 0 && PyObject_Not(GET(CONNECTION, _waiting, self)))
-        return take(state, self, inbox);
+        return how & ALONE ? Py_NewRef(Py_None) : take(state, self, inbox);
     PyObject *receiver = GET(CONNECTION, _receiver, self), *output = GET(CONNECTION, _output, self);
     int fd = descriptor(state, self);
     int plain = waiting == 0 && fd >= 0 && is_plain(state, RECEIVER, receiver) && is_plain(state, OUTPUT, output) &&
                 is_plain(state, PARSER, GET(RECEIVER, parser, receiver)) && IS(CONNECTION, _gathering, self, Py_None) &&
                 IS(CONNECTION, _input_over, self, Py_False) && IS(CONNECTION, _pumping, self, Py_False) &&
-                IS(CONNECTION, _over, self, Py_False) && (!waits || IS(CONNECTION, _announce, self, Py_None)) &&
+                IS(CONNECTION, _over, self, Py_False) && (!(how & WAITS) || IS(CONNECTION, _announce, self, Py_None)) &&
                 IS(CONNECTION, _sent, self, Py_None) && IS(CONNECTION, _held, self, Py_None) &&
                 IS(CONNECTION, _failed, self, Py_False) && IS(CONNECTION, _skipping, self, Py_False) &&
                 is_empty_list(GET(OUTPUT, queued, output)) && is_empty_list(GET(OUTPUT, rest, output)) &&
@@ -212,19 +229,19 @@ static PyObject *receive(State *state, PyObject *self, int ahead, int waits)
                 IS(RECEIVER, _as_fragments, receiver, Py_False) && IS(RECEIVER, closed, receiver, Py_False);
     if (!plain)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    return pump(state, self, receiver, fd, ahead, waits);
+    return pump(state, self, receiver, fd, how);
 }
 
 static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 1);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], WAITS | (args[1] == Py_True ? AHEAD : 0));
 }
 
 static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True, 0);
+    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True ? AHEAD : 0);
 }
 
 /* In the child of a fork: the gate may be held by a thread that is not here. */

@@ -1,6 +1,8 @@
 /* What _express.c knows of the Python classes: their slots and methods, and where they are found. Part of _express.c. */
 
-enum { CONNECTION, OUTPUT, RECEIVER, SENDER, TRANSPORT, PARSER, OWNERS };
+enum { CONNECTION, OUTPUT, RECEIVER, SENDER, TRANSPORT, PARSER, POOL, WORKER, CLIENT, OWNERS };
+#define SERVER POOL /* from here on: of the server alone */
+
 
 static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.connection", "WebSocketConnection"},
@@ -9,6 +11,9 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.protocol.endpoint", "Sender"},
     {"websocketserver.transport", "PlainTransport"},
     {"websocketserver.protocol.frames", "FrameParser"},
+    {"websocketserver.pool", "Pool"},
+    {"websocketserver.pool", "_Worker"},
+    {"websocketserver.pooling", "_Client"},
 };
 
 #define SLOTS(SLOT)                                                                                                  \
@@ -16,6 +21,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     SLOT(CONNECTION, _bytes_received)                                                                                \
     SLOT(CONNECTION, _failed)                                                                                        \
     SLOT(CONNECTION, _gathering)                                                                                     \
+    SLOT(CONNECTION, _guests)                                                                                        \
     SLOT(CONNECTION, _held)                                                                                          \
     SLOT(CONNECTION, _inbox)                                                                                         \
     SLOT(CONNECTION, _inbox_size)                                                                                    \
@@ -53,7 +59,19 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     SLOT(SENDER, _new_key)                                                                                           \
     SLOT(SENDER, close_sent)                                                                                         \
     SLOT(SENDER, plain)                                                                                              \
-    SLOT(TRANSPORT, direct)
+    SLOT(TRANSPORT, direct)                                                                                          \
+    SLOT(POOL, _awake)                                                                                               \
+    SLOT(WORKER, passed)                                                                                             \
+    SLOT(WORKER, passing)                                                                                            \
+    SLOT(WORKER, tenant)                                                                                             \
+    SLOT(WORKER, thread)                                                                                             \
+    SLOT(WORKER, turns)                                                                                              \
+    SLOT(CLIENT, _accepted)                                                                                          \
+    SLOT(CLIENT, _connection)                                                                                        \
+    SLOT(CLIENT, _simple)                                                                                            \
+    SLOT(CLIENT, away)                                                                                               \
+    SLOT(CLIENT, gone)                                                                                               \
+    SLOT(CLIENT, slow)
 
 #define AS_INDEX(owner, name) owner##name,
 #define AS_PLACE(owner, name) {owner, #name},
@@ -69,13 +87,18 @@ static const struct {
     METHOD(feed)                                                                                                     \
     METHOD(locked)                                                                                                   \
     METHOD(next_message)                                                                                             \
+    METHOD(on_message)                                                                                               \
     METHOD(popleft)                                                                                                  \
     METHOD(release)                                                                                                  \
+    METHOD(thread)                                                                                                   \
+    METHOD(_end_turn)                                                                                                \
     METHOD(_flush)                                                                                                   \
     METHOD(_interrupted)                                                                                             \
     METHOD(_leave_pump)                                                                                              \
     METHOD(_look_ahead)                                                                                              \
     METHOD(_on_eof)                                                                                                  \
+    METHOD(_queue)                                                                                                   \
+    METHOD(_stop_gathering)                                                                                          \
     METHOD(_tell_pool)
 
 #define AS_NAME_INDEX(name) NAME_##name,
@@ -104,10 +127,12 @@ typedef struct {
     PyObject *names[NAME_COUNT];
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
-    PyObject *zero, *serialize, *lock_type, *dont_wait; /* the last: the arguments of acquire(False) */
+    PyObject *zero, *serialize, *lock_type, *never;
+    PyObject *dont_wait; /* the arguments of acquire(False) */
     PyCFunction locked, acquire, release, feed, next_message; /* of locks, and of the parser; NULL: look them up */
     Gate *gate; /* never freed: who comes from a read may come late */
-    int ready; /* all of this is found with the first call: our modules cannot be imported while they import this */
+    int ready, server; /* found with the first call, what is the server's with the first that serves: our modules
+                          cannot be imported while they import this */
 } State;
 
 /* ---- Slots ---- */
@@ -240,14 +265,24 @@ static int find_functions(State *state)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static int find_all(State *state)
+/* Find classes, from one to before another, and their slots. */
+static int find_classes(State *state, int first, int end)
 {
-    for (int i = 0; i < OWNERS; i++)
-        if (!(state->owners[i] = find(OWNER_NAMES[i][0], OWNER_NAMES[i][1])))
+    for (int i = first; i < end; i++)
+        if (!state->owners[i] && !(state->owners[i] = find(OWNER_NAMES[i][0], OWNER_NAMES[i][1])))
             return -1;
     for (int i = 0; i < SLOT_COUNT; i++)
-        if (find_slot(state, i) < 0)
+        if (first <= PLACES[i].owner && PLACES[i].owner < end && find_slot(state, i) < 0)
             return -1;
+    return 0;
+}
+
+static int find_all(State *state)
+{
+    if (state->ready)
+        return 0;
+    if (find_classes(state, 0, SERVER) < 0)
+        return -1;
     for (int i = 0; i < NAME_COUNT; i++)
         if (!(state->names[i] = PyUnicode_InternFromString(NAMES[i])))
             return -1;
@@ -259,14 +294,23 @@ static int find_all(State *state)
     state->zero = PyLong_FromLong(0);
     state->lock_type = find("_thread", "LockType");
     state->serialize = find("websocketserver.protocol.frames", "serialize");
+    state->never = find("websocketserver.pump", "NEVER");
     state->dont_wait = PyTuple_Pack(1, Py_False);
-    state->ready = state->serialize && state->lock_type && state->dont_wait && find_functions(state) == 0;
+    state->ready = !PyErr_Occurred() && find_functions(state) == 0;
     return state->ready ? 0 : -1;
+}
+
+static int find_server(State *state)
+{
+    if (!state->server && find_classes(state, SERVER, OWNERS) < 0)
+        return -1;
+    state->server = 1;
+    return 0;
 }
 
 static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (!state->ready && find_all(state) < 0)
+    if (find_all(state) < 0)
         return -1;
     if (nargs == 2 && PyObject_TypeCheck(args[0], (PyTypeObject *)state->owners[CONNECTION]))
         return 0;

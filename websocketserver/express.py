@@ -1,20 +1,21 @@
-"""Express: the common case of receiving and of sending, each in one call, where C can do it.
+"""Express: the common case of receiving, of sending and of serving in a pool, each in one call, where C can do it.
 
-Owns     receive_at_once, send_at_once. Python has no shorter way than connection.py's own, so here they only say
-         that they have done nothing; connection.py then goes its way. That is the specification: with C the
-         same happens in fewer steps, or nothing at all has happened.
+Owns     receive_at_once, send_at_once, serve_at_once. Python has no shorter way than connection.py's and pool.py's
+         own, so here they only say that they have done nothing; those then go their way. That is the
+         specification: with C the same happens in fewer steps, or nothing at all has happened.
 Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from .fragments import FragmentedChannel
 from .protocol.events import AppEvent
 
-__all__ = ["ready_at_once", "receive_at_once", "send_at_once"]
+__all__ = ["ready_at_once", "receive_at_once", "send_at_once", "serve_at_once"]
 
 
 def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
@@ -38,10 +39,19 @@ def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | No
     return False
 
 
+def serve_at_once(pool: Any, worker: Any, ready: deque[Any], /) -> Any:
+    """As the leader, serve connections that have sent one message; return the first tenant for which that is not all.
+
+    None: nobody is left, or the lead has passed. Where the tenant is the worker's, its turn has begun; so it has where
+    an exception comes, which is a hook's.
+    """
+    return ready.popleft()
+
+
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._express import ready_at_once, receive_at_once, renew_gate, send_at_once
+        from ._express import ready_at_once, receive_at_once, renew_gate, send_at_once, serve_at_once
 
         os.register_at_fork(after_in_child=renew_gate)
     except ImportError:

@@ -212,13 +212,19 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         except BaseException as error:
             self._hook_failed(error)
 
-    def serve_ready(self) -> bool:
-        """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over."""
+    def serve_ready(self, error: BaseException | None = None) -> bool:
+        """For a pool: call the hooks for what is here, without waiting for the peer; False once all is over.
+
+        With an error, on_message has been called already, and has raised it.
+        """
         if self._end_error is None and not self._hooks_over:
             try:
+                if error is not None:
+                    self._raise_unless_end(error)
                 self.websocket.handle_ready(self._handle_event)
-            except BaseException as error:
-                self._hook_failed(error)
+            except BaseException as raised:
+                self._hook_failed(raised)
+            error = None  # it knows this frame
             if self._end_error is None and not self._hooks_over:
                 return True
         websocket = self.websocket
@@ -241,6 +247,19 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     def has_own_loop(self) -> bool:
         """Return whether the connection needs a thread of its own."""
         return self._overrides("handle_websocket")
+
+    def is_served_simply(self) -> bool:
+        """Return whether all that serve_ready does with a message is to call on_message, as far as we know."""
+        kind = type(self)
+        return kind.serve_ready is WebSocketRequestHandler.serve_ready and kind._handle_event is Hooks._handle_event
+
+    def _raise_unless_end(self, error: BaseException) -> None:
+        """Raise what on_message has raised, unless it only says that the connection is over: as _handle_event."""
+        try:
+            if not isinstance(error, ConnectionClosed) or not self._is_end(error):
+                raise error
+        finally:
+            del error  # it knows this frame
 
     def _hook_failed(self, error: BaseException) -> None:
         """Close the connection, being in the handling of this error; no hook but on_close is called then."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from .accepting import Waker
 from .deadline import Deadline
+from .express import serve_at_once
 from .polling import Agenda, make_poller
 
 __all__ = ["Pool", "Tenant"]
@@ -50,10 +51,11 @@ class Tenant(ABC):
         """Return the descriptor: the same from ``Pool.add`` to ``Pool.forget``."""
 
     @abstractmethod
-    def serve(self) -> bool:
+    def serve(self, error: BaseException | None = None) -> bool:
         """Do what there is to do, maybe running code of the application; never called twice at once.
 
-        Return whether there is more, which polling does not show.
+        Return whether there is more, which polling does not show. With an error, that has begun in C (express.py),
+        and code of the application has raised it.
         """
 
     @abstractmethod
@@ -74,9 +76,9 @@ class Tenant(ABC):
 
 
 class _Worker:
-    """A thread of the pool. The pool's lock guards ``tenant`` once it is set, and ``passed``."""
+    """A thread of the pool. The pool's lock guards ``tenant`` once it is set, ``passed`` and ``passing``."""
 
-    __slots__ = ("lead", "passed", "tenant", "thread", "turns")
+    __slots__ = ("lead", "passed", "passing", "tenant", "thread", "turns")  # express.py goes by them, too
 
     def __init__(self) -> None:
         self.lead = threading.Semaphore(0)  # released to make it the leader
@@ -84,10 +86,13 @@ class _Worker:
         self.turns = 0  # how many it has served as the leader
         self.thread = 0  # its identifier
         self.passed = False  # it has lost the lead while serving, and its tenant is away
+        self.passing = False  # somebody looks whether it is to lose it: only with the lock may its turn end
 
 
 class Pool:
     """Threads that serve tenants. Any method may be called from any thread."""
+
+    __slots__ = ("__dict__", "_awake")  # what express.py looks at
 
     def __init__(self, max_workers: int) -> None:
         self._max_workers = max_workers
@@ -219,15 +224,27 @@ class Pool:
             if self._stopping:
                 self._end_if_empty()
         while ready and not worker.passed:
-            tenant = ready.popleft()
-            if tenant.away or tenant.gone:
-                continue
-            if self._busy >= self._max_workers:
+            if self._busy < self._max_workers:
+                self._serve_next(worker)
+            elif not ((tenant := ready.popleft()).away or tenant.gone):
                 self._attend(tenant)
-            else:
-                self._serve_as_leader(worker, tenant)
 
-    def _serve_as_leader(self, worker: _Worker, tenant: Tenant) -> None:
+    def _serve_next(self, worker: _Worker) -> None:
+        """Serve those that are ready up to one that is not simple to serve."""
+        error: BaseException | None = None
+        try:
+            tenant: Tenant | None = serve_at_once(self, worker, self._ready)
+        except BaseException as raised:
+            if worker.tenant is None:
+                raise
+            tenant, error = worker.tenant, raised
+        try:
+            if tenant is not None and (tenant is worker.tenant or not (tenant.away or tenant.gone)):
+                self._serve_as_leader(worker, tenant, error)
+        finally:
+            error = None  # it knows this frame
+
+    def _serve_as_leader(self, worker: _Worker, tenant: Tenant, error: BaseException | None) -> None:
         worker.turns += 1
         worker.tenant = tenant
         if not self._awake:  # looked at behind the tenant: the monitor does it the other way round
@@ -235,20 +252,23 @@ class Pool:
         if tenant.slow:
             began = time.monotonic()
             self._pass_lead(worker, worker.turns)
-            more = self._serve(tenant)
+            more = self._serve(tenant, error)
             tenant.slow = time.monotonic() - began >= TICK
         else:
-            more = self._serve(tenant)
-        with self._lock:
-            if worker.passed:  # who puts it back asks again
-                return
-            worker.tenant = None
-        if more:
+            more = self._serve(tenant, error)
+        if self._end_turn(worker) and more:
             self._announced.append(tenant)  # behind all others, and behind a look at the descriptors
 
-    def _serve(self, tenant: Tenant) -> bool:
+    def _end_turn(self, worker: _Worker) -> bool:
+        """The leader has served its tenant; False if it has lost the lead: who puts the tenant back asks again."""
+        with self._lock:
+            if not worker.passed:
+                worker.tenant = None
+            return not worker.passed
+
+    def _serve(self, tenant: Tenant, error: BaseException | None = None) -> bool:
         try:
-            return tenant.serve()
+            return tenant.serve() if error is None else tenant.serve(error)
         except BaseException:  # whatever it was, the thread has others to serve
             logger.exception("serving a tenant of the pool failed")
             return not tenant.gone and self._is_ready(tenant)
@@ -374,18 +394,24 @@ class Pool:
     def _pass_lead(self, worker: _Worker, turn: int) -> None:
         """Give the lead to another thread, if the leader is still in the same turn."""
         with self._lock:
-            tenant = worker.tenant
-            if self._leader is not worker or tenant is None or worker.turns != turn:
-                return
-            successor = self._free_worker_locked()
-            if successor is None:
-                return  # no thread to be had: try again at the next tick
-            self._leader = successor
-            self._busy += 1
-            worker.passed = tenant.slow = True
-            if not tenant.gone:
-                self._take_away_locked(tenant)
-            successor.lead.release()
+            worker.passing = True
+            try:
+                tenant = worker.tenant
+                if self._leader is worker and tenant is not None and worker.turns == turn:
+                    self._pass_lead_locked(worker, tenant)
+            finally:
+                worker.passing = False
+
+    def _pass_lead_locked(self, worker: _Worker, tenant: Tenant) -> None:
+        successor = self._free_worker_locked()
+        if successor is None:
+            return  # no thread to be had: try again at the next tick
+        self._leader = successor
+        self._busy += 1
+        worker.passed = tenant.slow = True
+        if not tenant.gone:
+            self._take_away_locked(tenant)
+        successor.lead.release()
 
     def _free_worker_locked(self) -> _Worker | None:
         """Return a thread that has nothing to do, if need be a new one; None if there is none to be had."""

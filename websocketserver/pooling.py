@@ -115,6 +115,8 @@ class _Client(Tenant):
     It is the parking of its handler (registry.Parking).
     """
 
+    __slots__ = ("_accepted", "_connection", "_simple", "away", "gone", "slow")  # what express.py looks at
+
     def __init__(self, server: PoolingWebSocketServer, pool: Pool, request: Any, client_address: Any) -> None:
         self._server = server
         self._pool = pool
@@ -131,6 +133,7 @@ class _Client(Tenant):
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
         self._upgraded: WebSocketRequestHandler | None = None  # the same, once its connection is a WebSocket
         self._connection: WebSocketConnection | None = None  # that one's
+        self._simple: WebSocketRequestHandler | None = None  # the same handler, where express.py may do its turns
         self._rate = _rate(server.RequestHandlerClass, self._accepted.since)  # of the next head
         self.expires = self._rate.deadline.at
         self._flags = DONT_WAIT if self._secure else 0
@@ -160,16 +163,16 @@ class _Client(Tenant):
             return self._connection.attend()
         return self._collect()
 
-    def serve(self) -> bool:
+    def serve(self, error: BaseException | None = None) -> bool:
         self._accepted.thread = threading.get_ident()
         try:
             if self._upgraded is None:
                 if self._collect():
                     self._serve_request()
-            elif not self._upgraded.serve_ready():
+            elif not self._upgraded.serve_ready(error):
                 self._end()
-        except BaseException as error:  # what hooks raise has been dealt with
-            self._fail(error)
+        except BaseException as raised:  # what hooks raise has been dealt with
+            self._fail(raised)
         finally:
             if not self.gone:
                 self._accepted.thread = None
@@ -351,6 +354,8 @@ class _Client(Tenant):
         handler.serve_open()
         if handler.websocket.is_ready() and not handler.serve_ready():
             self._end()
+        elif handler.is_served_simply():
+            self._simple = handler
 
     def serve_apart(self, code: CloseCode | None = None) -> None:
         """Serve the connection to its end, in a thread of its own; with a code, only see it closed."""
@@ -371,6 +376,7 @@ class _Client(Tenant):
         self._pool.forget(self)
         self._accepted.parking = None
         handler, self._handler, self._upgraded = self._handler, None, None
+        self._simple = None
         connection = self._accepted.connection
         try:
             if connection is not None:

@@ -1,0 +1,125 @@
+/* A pool's turns in one call, part of _express.c: what pool.py, pooling.py, handler.py and attendance.py do for a
+   connection that has sent one message. Where it has company, where a hook has failed, or where anything else is not
+   as usual, Python goes on with the turn, which has begun: worker.tenant says whose it is. */
+
+/* Begin a turn: the monitor sees it from now on. */
+static int begin_turn(const State *state, PyObject *worker, PyObject *tenant)
+{
+    put(state, worker, WORKERtenant, Py_NewRef(tenant));
+    return count(state, worker, WORKERturns, 1);
+}
+
+/* End a turn, with the pool's lock only if somebody may be looking at it: while the GIL is ours, nobody begins to. */
+static int end_turn(const State *state, PyObject *pool, PyObject *worker, PyObject *tenant)
+{
+    if (!IS(CLIENT, gone, tenant, Py_True) &&
+        PyObject_SetAttr(GET(CLIENT, _accepted, tenant), state->names[NAME_thread], Py_None) < 0)
+        return -1;
+    if (IS(WORKER, passing, worker, Py_False) && IS(WORKER, passed, worker, Py_False)) {
+        put(state, worker, WORKERtenant, Py_NewRef(Py_None));
+        return 1;
+    }
+    PyObject *result = PyObject_CallMethodOneArg(pool, state->names[NAME__end_turn], worker);
+    Py_XDECREF(result);
+    return result ? 1 : -1;
+}
+
+/* Whether somebody has gathered something that leaves through this connection, or for others with what it sends. */
+static int has_gathered(const State *state, PyObject *connection)
+{
+    PyObject *gathered = GET(OUTPUT, gathered, GET(CONNECTION, _output, connection));
+    PyObject *guests = GET(CONNECTION, _guests, connection);
+    return !(gathered && PyByteArray_CheckExact(gathered) && !PyByteArray_GET_SIZE(gathered) && guests &&
+             PyDict_CheckExact(guests) && !PyDict_GET_SIZE(guests));
+}
+
+/* Whether a tenant is a connection that is open both ways, of a handler whose messages go straight to on_message. */
+static int is_open(const State *state, PyObject *tenant)
+{
+    PyObject *connection = GET(CLIENT, _connection, tenant);
+    if (!state->next_message || GET(CLIENT, _simple, tenant) == Py_None || !is_plain(state, CONNECTION, connection) ||
+        !IS(CLIENT, slow, tenant, Py_False))
+        return 0;
+    PyObject *output = GET(CONNECTION, _output, connection), *receiver = GET(CONNECTION, _receiver, connection);
+    if (!is_plain(state, OUTPUT, output) || !is_plain(state, RECEIVER, receiver))
+        return 0;
+    PyObject *broken = GET(OUTPUT, broken, output);
+    return broken && PyUnicode_CheckExact(broken) && !PyUnicode_GET_LENGTH(broken) &&
+           IS(RECEIVER, decode_text, receiver, Py_True) && !has_gathered(state, connection);
+}
+
+/* Call on_message with a message, and see off what that has gathered for others. */
+static int call_hook(const State *state, PyObject *worker, PyObject *handler, PyObject *connection, PyObject *message)
+{
+    PyObject *args[] = {handler, PyTuple_GET_ITEM(message, 0)};
+    PyObject *result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
+    Py_XDECREF(result);
+    if (!result)
+        return -1;
+    if (!has_gathered(state, connection))
+        return 0;
+    put(state, connection, CONNECTION_gathering, Py_NewRef(GET(WORKER, thread, worker)));
+    result = PyObject_CallMethodOneArg(connection, state->names[NAME__stop_gathering], state->never);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Handle the message that is there: 1 if that is all, 0 where Python goes on with the turn, -1 with an exception. */
+static int handle_one(const State *state, PyObject *worker, PyObject *handler, PyObject *connection)
+{
+    PyObject *message = receive(state, connection, ALONE);
+    if (!message || message == Py_None) {
+        Py_XDECREF(message);
+        return message ? 0 : -1;
+    }
+    int failed = call_hook(state, worker, handler, connection, message);
+    Py_DECREF(message);
+    if (failed)
+        return -1;
+    return PyObject_Size(GET(CONNECTION, _inbox, connection)) == 0 && IS(CONNECTION, _unparsed, connection, Py_False) &&
+           IS(CONNECTION, _input_over, connection, Py_False);
+}
+
+/* Serve a tenant: 1 if that is done, 0 where Python is to do it, -1 with an exception. */
+static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject *tenant)
+{
+    if (!is_open(state, tenant))
+        return 0;
+    if (begin_turn(state, worker, tenant) < 0)
+        return -1;
+    if (!IS(POOL, _awake, pool, Py_True)) /* looked at behind the tenant: the monitor does it the other way round */
+        return 0;
+    PyObject *handler = Py_NewRef(GET(CLIENT, _simple, tenant));
+    PyObject *connection = Py_NewRef(GET(CLIENT, _connection, tenant));
+    int done = PyObject_SetAttr(GET(CLIENT, _accepted, tenant), state->names[NAME_thread], GET(WORKER, thread, worker));
+    if (done == 0)
+        done = handle_one(state, worker, handler, connection);
+    Py_DECREF(handler);
+    Py_DECREF(connection);
+    return done == 1 ? end_turn(state, pool, worker, tenant) : done;
+}
+
+static PyObject *serve_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (find_all(state) < 0 || find_server(state) < 0)
+        return NULL;
+    if (nargs != 3 || !is_plain(state, POOL, args[0]) || !is_plain(state, WORKER, args[1])) {
+        PyErr_SetString(PyExc_TypeError, "a Pool, a worker of it and those that are ready");
+        return NULL;
+    }
+    Py_ssize_t size = 0;
+    while (IS(WORKER, passed, args[1], Py_False) && (size = PyObject_Size(args[2])) > 0) {
+        PyObject *tenant = call(state, args[2], NAME_popleft);
+        if (!tenant || !is_plain(state, CLIENT, tenant))
+            return tenant;
+        int away = IS(CLIENT, away, tenant, Py_True) || IS(CLIENT, gone, tenant, Py_True);
+        int done = away ? 1 : serve(state, args[0], args[1], tenant);
+        if (done == 0)
+            return tenant;
+        Py_DECREF(tenant);
+        if (done < 0)
+            return NULL;
+    }
+    return size < 0 ? NULL : Py_NewRef(Py_None);
+}
