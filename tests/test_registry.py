@@ -175,6 +175,25 @@ class TestRegistry:
         registry.remove(ends[0])
         assert waiting.result()
 
+    def test_gives_those_that_were_given_up_one_moment_whoever_waits(
+        self, ends: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("websocketserver.registry.GRACE", 0.01)
+        registry = Registry()
+        registry.add(ends[0])
+        registry.give_up()
+        assert registry.wait(Deadline(SOON))
+        monkeypatch.setattr("websocketserver.registry.GRACE", 3600)
+        registry.give_up()  # nobody new
+        assert run_in_thread(registry.wait, Deadline(None)).result()
+        registry.add(ends[1])
+        registry.give_up()
+        waiting = run_in_thread(registry.wait, Deadline(None))
+        registry.remove(ends[1])
+        assert waiting.running
+        registry.remove(ends[0])
+        assert waiting.result()
+
     def test_waits_for_no_handler_that_waits_itself(self, ends: Any) -> None:
         registry = Registry()
         registry.add(ends[0])

@@ -240,6 +240,7 @@ class Registry:
         self._accepted: dict[Any, Accepted] = {}
         self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
         self._closing: Close | None = None
+        self._moment = Deadline(0)  # that those have to end who were given up: one for all who wait
         self._closed: list[Any] = []  # addresses of those that have ended since one of the two began
         self._cut: list[Any] = []
 
@@ -331,8 +332,11 @@ class Registry:
     def give_up(self) -> None:
         """All that is here was cut and has not ended: nobody waits for it for long any more."""
         with self._lock:
-            for accepted in self._accepted.values():
+            stuck = [accepted for accepted in self._accepted.values() if not accepted.given_up]
+            for accepted in stuck:
                 accepted.given_up = True
+            if stuck:
+                self._moment = Deadline(GRACE)
             self._changed.notify_all()
 
     def has_given_up(self) -> bool:
@@ -378,7 +382,7 @@ class Registry:
     def wait(self, deadline: Deadline, *, leaving: bool = True) -> bool:
         """Wait until all handlers have ended, with leaving=False but those that wait here too; False if too late.
 
-        Those that were given up have a moment to end.
+        Those that were given up have a moment to end, from then on.
         """
 
         def ended(given_up: bool) -> bool:
@@ -389,7 +393,7 @@ class Registry:
         with self._lock:
             if not self._changed.wait_for(lambda: ended(given_up=False), deadline.left()):
                 return False
-            self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(GRACE).left())
+            self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(self._moment.left()).left())
             return True
 
     def _all(self) -> list[Accepted]:
