@@ -63,6 +63,8 @@ def nothing_left() -> Iterator[None]:
     """
     threads, descriptors = _threads(), _descriptors()
     yield
+    if _threads() <= threads and _descriptors() <= descriptors:
+        return
     wait_until(lambda: _threads() <= threads and _descriptors() <= descriptors, GRACE, fail=False)
     left = [f"thread {thread.name}" for thread in _threads() - threads]
     left += [f"descriptor {number} ({target})" for number, target in _descriptors() - descriptors]

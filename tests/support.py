@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import socket
 import ssl
@@ -16,7 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from websocketserver import Role, Settings, ThreadingWebSocketServer, WebSocketConnection
@@ -41,6 +42,7 @@ __all__ = [
     "read_slowly",
     "run_in_thread",
     "running_server",
+    "sampled",
     "socket_pair",
     "wait_until",
 ]
@@ -53,6 +55,22 @@ MS = 0.001 * float(os.environ.get("WEBSOCKETSERVER_TEST_SLOWNESS", "1"))
 SOON = 15.0
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
+
+
+# Cases
+
+
+def sampled(*dimensions: Sequence[Any]) -> list[Any]:
+    """Return all combinations, for pytest.mark.parametrize: each of all dimensions but the last is run with one value
+    of the last, by turns; with the others of it too by pytest -m slow."""
+    import pytest  # programs that tests start need other things of this file
+
+    cases: list[Any] = []
+    for places in itertools.product(*(range(len(dimension)) for dimension in dimensions)):
+        values = [dimension[place] for dimension, place in zip(dimensions, places, strict=True)]
+        chosen = sum(places) % len(dimensions[-1]) == 0
+        cases.append(pytest.param(*values, marks=() if chosen else pytest.mark.slow))
+    return cases
 
 
 # Waiting

@@ -1,7 +1,8 @@
 """Deadlines that hold: every call that may wait, on every path on which it could wait for ever.
 
 Each pair of a call and an adversity is one test: the call ends by its deadline, in the way the table says. What
-makes each call end is tested where it is kept; this is that no pair has been forgotten.
+makes each call end is tested where it is kept; this is that no pair has been forgotten. Plain or over TLS goes
+by turns; each pair with both is run by pytest -m slow.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from .support import (
     half,
     opening_request,
     run_in_thread,
+    sampled,
     wait_until,
 )
 from .test_dialing import dead_port
 from .test_handler import Quiet, serving
 
 TIME = 40 * MS
+TLS = [False, True]
 BIG = bytes(16 << 20)  # more than the sockets hold
 MASK = b"\x37\xfa\x21\x3d"
 ENDURING = Settings(
@@ -243,6 +246,11 @@ OUTCOMES: dict[str, dict[Any, str]] = {
 }
 
 
+def case(value: Any) -> str:
+    """Return how a parameter is called."""
+    return ("plain", "tls")[value] if isinstance(value, bool) else getattr(value, "__name__", value)
+
+
 def outcome(call: Callable[..., object], *arguments: object) -> str:
     """Return how a call ends; fail if it does not."""
     try:
@@ -256,9 +264,7 @@ def outcome(call: Callable[..., object], *arguments: object) -> str:
     return "returns"
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("adversity", ADVERSITIES, ids=lambda adversity: adversity.__name__)
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name, adversity, tls", sampled([*CALLS], ADVERSITIES, TLS), ids=case)
 def test_of_a_connection(name: str, adversity: Any, tls: bool) -> None:
     settings = Settings(**{**vars(ENDURING), "close_timeout": TIME}) if name == "with" else ENDURING
     expected = OUTCOMES[name].get(adversity, OUTCOMES[name][None])
@@ -443,6 +449,10 @@ def _reads_no_page(running: Running) -> socket.socket:
 CLIENTS = [_silent, _half_head, _never_answers, _half_a_frame, _reads_nothing, _is_waited_for, _reads_no_page]
 
 
+ENDS = ["shutdown", "server_close", "close_connections"]
+KINDS = [WebSocketServer, ThreadingWebSocketServer, PoolingWebSocketServer]
+
+
 @contextlib.contextmanager
 def beset(server_class: type, client: Callable[[Running], socket.socket], tls: bool) -> Iterator[Running]:
     """Yield a server with one such client beside a harmless one."""
@@ -457,10 +467,7 @@ def beset(server_class: type, client: Callable[[Running], socket.socket], tls: b
             gate.set()
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("server_class", [WebSocketServer, ThreadingWebSocketServer, PoolingWebSocketServer])
-@pytest.mark.parametrize("call", ["shutdown", "server_close", "close_connections"])
+@pytest.mark.parametrize("call, server_class, client, tls", sampled(ENDS, KINDS, CLIENTS, TLS), ids=case)
 def test_of_a_server(call: str, server_class: type, client: Any, tls: bool) -> None:
     with beset(server_class, client, tls) as running:
         assert outcome(getattr(running.server, call)) == "returns"

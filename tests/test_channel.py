@@ -74,6 +74,7 @@ class TestFullDuplex:
     def test_both_ends_send_20_mb_at_once_and_nobody_receives(self, tls: bool) -> None:
         self.both_send(tls, 20 * MB, SOON)
 
+    @pytest.mark.slow
     def test_both_ends_send_100_mb_at_once_and_nobody_receives(self, tls: bool) -> None:
         self.both_send(tls, 100 * MB, 50, tcp=True)
 
@@ -143,7 +144,7 @@ class TestFullDuplex:
                 with pytest.raises((TimeoutError, ConnectionClosed)):
                     handle.result()
 
-    @pytest.mark.parametrize("seconds", [0.5, pytest.param(10, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("seconds", [0.2, pytest.param(10, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("size", [10, 100_000])
     def test_stress(self, tls: bool, size: int, seconds: float) -> None:
         """Two senders and two receivers on each end, and the occasional Ping: not one byte is wrong."""

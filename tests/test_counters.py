@@ -16,7 +16,7 @@ from websocketserver.counters import Counters, Stats
 from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.server import ThreadingWebSocketServer
 
-from .support import SOON, Running, raw_client, run_in_thread, running_server, wait_until
+from .support import MS, SOON, Running, raw_client, run_in_thread, running_server, wait_until
 from .test_handler import OURS, leave
 from .test_httphandler import connected, exchange, read_to_end
 
@@ -145,7 +145,7 @@ class TestOfAServer:
 
             def watch() -> int:
                 seen, looks = (0, 0, 0, 0.0), 0
-                while not done.is_set():
+                while not done.wait(MS / 2):  # without it this thread would hold up the others
                     now = stats(running)
                     found = now.connections_opened, now.messages_sent, now.bytes_received, now.connection_seconds
                     assert all(new >= old for new, old in zip(found, seen, strict=True)), (seen, found)

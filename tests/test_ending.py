@@ -601,7 +601,7 @@ class TestReport:
                 self.returned.append(self.shutdown())
 
         with Server(("127.0.0.1", 0), Quiet) as server:
-            run_in_thread(server.serve_forever).result()
+            run_in_thread(server.serve_forever, 0.01).result()
             assert server.returned == [None]
 
     def test_of_one_at_a_time(self) -> None:
@@ -757,7 +757,8 @@ class TestRun:
         def client():
             with connect() as websocket:
                 websocket.recv()
-                server.shutdown()
+                in_thread(server.shutdown)
+                list(websocket)
         thread = in_thread(client)
         print(len(server.run().closed))
         """)

@@ -616,7 +616,7 @@ class TestHostile:
 
 
 @both_servers
-@pytest.mark.parametrize("seconds", [0.5, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.3, pytest.param(5, marks=pytest.mark.slow)])
 def test_many_threads_send_and_receive_at_once(server_class: type, seconds: float) -> None:
     """R47. For minutes: python3 -m tests.stress_duplex"""
     figures = stress_duplex.run(seconds, 4, server_class)
