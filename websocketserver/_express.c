@@ -10,9 +10,13 @@
 #include <Python.h>
 #include <structmember.h>
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/epoll.h>
+#endif
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -80,6 +84,8 @@ static PyMethodDef functions[] = {
      "Send a message where that is simple, else return False; None where it was begun."},
     {"serve_at_once", (PyCFunction)(void (*)(void))serve_at_once, METH_FASTCALL,
      "Serve those that are ready as far as that is simple; return the first for whom it is not."},
+    {"poll_at_once", (PyCFunction)(void (*)(void))poll_at_once, METH_FASTCALL,
+     "Return the descriptors of an epoll that are ready."},
     {"renew_gate", renew_gate, METH_NOARGS, "For the child of a fork."},
     {NULL, NULL, 0, NULL},
 };

@@ -99,6 +99,49 @@ static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject 
     return done == 1 ? end_turn(state, pool, worker, tenant) : done;
 }
 
+#define MOST_EVENTS 256 /* that one call takes from a poller: those that are left come with the next */
+
+/* Return which descriptors of an epoll are ready, having waited so many milliseconds, or less if disturbed. */
+static PyObject *poll_events(int epoll, int milliseconds)
+{
+#ifdef __linux__
+    struct epoll_event events[MOST_EVENTS];
+    int count;
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds);
+    Py_END_ALLOW_THREADS
+    if (count < 0 && errno != EINTR)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *ready = PyList_New(Py_MAX(count, 0));
+    for (int i = 0; ready && i < count; i++) {
+        PyObject *number = PyLong_FromLong(events[i].data.fd);
+        if (number)
+            PyList_SET_ITEM(ready, i, number);
+        else
+            Py_CLEAR(ready);
+    }
+    return ready;
+#else
+    (void)epoll, (void)milliseconds;
+    PyErr_SetString(PyExc_NotImplementedError, "this system has no epoll");
+    return NULL;
+#endif
+}
+
+static PyObject *poll_at_once(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "an epoll and seconds");
+        return NULL;
+    }
+    int epoll = PyObject_AsFileDescriptor(args[0]);
+    double milliseconds = args[1] == Py_None ? -1 : PyFloat_AsDouble(args[1]) * 1000;
+    if (PyErr_Occurred())
+        return NULL;
+    int whole = milliseconds < 0 ? -1 : milliseconds < INT_MAX ? (int)milliseconds : INT_MAX;
+    return poll_events(epoll, 0 < milliseconds && whole < milliseconds && whole < INT_MAX ? whole + 1 : whole);
+}
+
 static PyObject *serve_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);

@@ -1,6 +1,6 @@
 """Express: the common case of receiving, of sending and of serving in a pool, each in one call, where C can do it.
 
-Owns     receive_at_once, send_at_once, serve_at_once. Python has no shorter way than connection.py's and pool.py's
+Owns     receive_at_once, send_at_once, serve_at_once, poll_at_once. Python has no shorter way than connection.py's and pool.py's
          own, so here they only say that they have done nothing; those then go their way. That is the
          specification: with C the same happens in fewer steps, or nothing at all has happened.
 Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .fragments import FragmentedChannel
 from .protocol.events import AppEvent
 
-__all__ = ["ready_at_once", "receive_at_once", "send_at_once", "serve_at_once"]
+__all__ = ["poll_at_once", "ready_at_once", "receive_at_once", "send_at_once", "serve_at_once"]
 
 
 def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
@@ -48,10 +48,25 @@ def serve_at_once(pool: Any, worker: Any, ready: deque[Any], /) -> Any:
     return ready.popleft()
 
 
+def poll_at_once(epoll: Any, seconds: float | None, /) -> list[int]:
+    """Return which descriptors of an epoll can be read or have failed, once there are any or so many seconds are over.
+
+    Not all, if they are many: the others come with the next call. May return early.
+    """
+    return [fileno for fileno, _ in epoll.poll(-1 if seconds is None else seconds)]
+
+
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._express import ready_at_once, receive_at_once, renew_gate, send_at_once, serve_at_once
+        from ._express import (
+            poll_at_once,
+            ready_at_once,
+            receive_at_once,
+            renew_gate,
+            send_at_once,
+            serve_at_once,
+        )
 
         os.register_at_fork(after_in_child=renew_gate)
     except ImportError:

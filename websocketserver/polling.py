@@ -13,6 +13,8 @@ import selectors
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .express import poll_at_once
+
 __all__ = ["Agenda", "EpollPoller", "Poller", "SelectorPoller", "make_poller"]
 
 MOST_STRUCK = 64  # entries struck out that an agenda keeps in any case
@@ -28,7 +30,10 @@ class Poller(Protocol):
         """Wait for a descriptor no more, if it was waited for."""
 
     def poll(self, seconds: float | None) -> list[int]:
-        """Return the descriptors that can be read or have failed, once there are any or so many seconds are over."""
+        """Return descriptors that can be read or have failed, once there are any or so many seconds are over.
+
+        There may be more than are returned; and it may come back early, with none.
+        """
 
     def close(self) -> None:
         """Give back what the poller has of the system."""
@@ -53,7 +58,7 @@ class EpollPoller:
             pass
 
     def poll(self, seconds: float | None) -> list[int]:
-        return [fileno for fileno, _ in self._epoll.poll(-1 if seconds is None else seconds)]
+        return poll_at_once(self._epoll, seconds)
 
     def close(self) -> None:
         self._epoll.close()

@@ -311,13 +311,11 @@ class Pool:
             self._extras -= 1
 
     def _poll(self) -> None:
-        """As the leader, wait for something to serve."""
-        for fileno in self._poller.poll(self._seconds()):
-            tenant = self._tenants.get(fileno)
-            if tenant is not None:
-                self._ready.append(tenant)
-            else:
-                self._waker.drain()
+        """As the leader, which has nobody to serve, wait for somebody."""
+        polled = self._poller.poll(self._seconds())
+        self._ready.extend(filter(None, map(self._tenants.get, polled)))
+        if len(self._ready) < len(polled):
+            self._waker.drain()
         while self._announced:
             self._ready.append(self._announced.popleft())
         if len(self._agenda):
