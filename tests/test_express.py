@@ -229,9 +229,12 @@ class TestBothWays:
                 while True:
                     connection.send(bytes(16000))
 
-    def test_messages_and_messages_in_pieces_of_several_threads(self) -> None:
+    @pytest.mark.parametrize("parked", [False, True])
+    def test_messages_and_messages_in_pieces_of_several_threads(self, parked: bool) -> None:
         """A lock that was just handed to one who waits for it does not look locked."""
         with half(settings=Settings(ping_interval=None, compression=None)) as (connection, peer):
+            if parked:
+                connection.park(lambda: None)
             connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
 
             def send(text: str) -> None:
@@ -254,6 +257,9 @@ class TestBothWays:
                 whole += 1
             for each in sending:
                 each.result()
+            assert connection.stats.messages_sent == 180
+            if parked:
+                connection.unpark()
 
     def test_what_comes_behind_a_close_of_ours_while_a_thread_waits_is_dropped(self, ends: Ends) -> None:
         connection, peer = ends
@@ -635,14 +641,14 @@ if HAVE_C:  # else there is nothing but the other way
                 assert server.recv() == "text"
 
         def test_a_full_socket(self, ends: Ends) -> None:
-            """What is begun is left pending, with the lock held; where nothing is taken, nothing is done."""
+            """What is begun is left pending; where nothing is taken, nothing is done."""
             connection, peer = ends
             sent = 0
             while (done := express.send_at_once(connection, bytes(16384))) is True:
                 sent += 1
             assert connection.stats.messages_sent == sent
+            assert not connection._output.lock.locked()
             if done is None:
-                assert connection._output.lock.locked()
                 assert len(connection._output.rest) == 1
                 sending = run_in_thread(connection._send_rest, module.NEVER)
                 sent += 1

@@ -54,7 +54,7 @@ static int gather(const State *state, PyObject *self, PyObject *gathered, PyObje
     return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? 1 : -1;
 }
 
-/* Holding the write lock, send a frame: how many bytes were taken, 0 also for errors, which come again. */
+/* Send a frame: how many bytes were taken, 0 also for errors, which come again. */
 static Py_ssize_t send_bytes(int fd, PyObject *frame, int lets_others)
 {
     ssize_t size;
@@ -63,12 +63,12 @@ static Py_ssize_t send_bytes(int fd, PyObject *frame, int lets_others)
         size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
         Py_END_ALLOW_THREADS
     }
-    else /* in a pool: its leader has others to serve, and nobody to wait for */
+    else
         size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
     return size < 0 ? 0 : size;
 }
 
-/* Leave the write lock and look again at what was queued meanwhile. */
+/* Leave the write lock and look again at what was queued meanwhile; -1 with an exception. */
 static int unlock(const State *state, PyObject *self, PyObject *output)
 {
     PyObject *lock = GET(OUTPUT, lock, output);
@@ -82,48 +82,62 @@ static int unlock(const State *state, PyObject *self, PyObject *output)
     return run(state, self, NAME__flush);
 }
 
-/* Leave the write lock with an exception: nobody knows what has left, so nothing may follow it. */
-static PyObject *sending_failed(const State *state, PyObject *self, PyObject *output)
+/* Note what was taken of a frame, and keep the rest; -1 with an exception. */
+static int note_taken(const State *state, PyObject *self, PyObject *output, PyObject *frame, Py_ssize_t taken)
+{
+    Py_ssize_t left = PyBytes_GET_SIZE(frame) - taken;
+    if (!taken)
+        return 0;
+    if (count(state, output, OUTPUTbytes_sent, taken) < 0)
+        return -1;
+    if (!left)
+        return count(state, self, CONNECTION_messages_sent, 1);
+    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, left);
+    int failed = rest ? PyList_Append(GET(OUTPUT, rest, output), rest) : -1;
+    Py_XDECREF(rest);
+    return failed;
+}
+
+/* With an exception, cut the connection: nobody knows what has left, so nothing may follow it. */
+static PyObject *sending_failed(const State *state, PyObject *self, PyObject *output, int locked)
 {
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);
     PyObject *done = PyObject_CallMethod(self, "_cut", "s", "interrupted while sending");
-    if (!done || unlock(state, self, output) < 0)
+    if (!done || (locked && unlock(state, self, output) < 0))
         PyErr_WriteUnraisable(self);
     Py_XDECREF(done);
     PyErr_Restore(kind, error, traceback);
     return NULL;
 }
 
-/* Keep what was not taken of a frame. */
-static int keep_rest(const State *state, PyObject *output, PyObject *frame, Py_ssize_t taken)
+/* Take the write lock if nobody has it; -1 with an exception. */
+static int lock(const State *state, PyObject *output)
 {
-    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, PyBytes_GET_SIZE(frame) - taken);
-    int failed = rest ? PyList_Append(GET(OUTPUT, rest, output), rest) : -1;
-    Py_XDECREF(rest);
-    return failed;
-}
-
-/* Send a frame: True, False where it is left to Python, or None where part of it was taken; then the lock is held. */
-static PyObject *send_frame(const State *state, PyObject *self, PyObject *output, int fd, PyObject *frame)
-{
-    /* Up to CPython 3.12 a lock that was just handed to a waiter does not look locked; and to wait for it here would
-       make all that was looked at before untrue. */
     PyObject *lock = GET(OUTPUT, lock, output);
     PyObject *ours = state->acquire
                          ? ((PyCFunctionWithKeywords)(void (*)(void))state->acquire)(lock, state->dont_wait, NULL)
                          : PyObject_CallMethodOneArg(lock, state->names[NAME_acquire], Py_False);
     Py_XDECREF(ours);
-    if (ours != Py_True)
-        return ours ? Py_NewRef(Py_False) : NULL;
-    Py_ssize_t taken = send_bytes(fd, frame, IS(CONNECTION, _announce, self, Py_None));
-    int partly = 0 < taken && taken < PyBytes_GET_SIZE(frame);
-    if (count(state, output, OUTPUTbytes_sent, taken) < 0 || (partly && keep_rest(state, output, frame, taken) < 0) ||
-        (taken && !partly && count(state, self, CONNECTION_messages_sent, 1) < 0))
-        return sending_failed(state, self, output);
-    if (partly)
-        return Py_NewRef(Py_None);
-    return unlock(state, self, output) < 0 ? NULL : PyBool_FromLong(taken > 0);
+    return ours ? ours == Py_True : -1;
+}
+
+/* Send a frame, the write lock looking free: True, False where it is left to Python, None where part of it was taken. */
+static PyObject *send_frame(const State *state, PyObject *self, PyObject *output, int fd, PyObject *frame)
+{
+    /* A pool's leader has others to serve, and nobody to wait for: it keeps the GIL, so looking is as good as taking.
+       Elsewhere it is given away; and up to CPython 3.12 a lock that was just handed to a waiter does not look locked:
+       to wait for it here would make all that was looked at before untrue. */
+    int keeps = !IS(CONNECTION, _announce, self, Py_None);
+    int ours = keeps ? 1 : lock(state, output);
+    if (ours <= 0)
+        return ours < 0 ? NULL : Py_NewRef(Py_False);
+    Py_ssize_t taken = send_bytes(fd, frame, !keeps);
+    if (note_taken(state, self, output, frame, taken) < 0)
+        return sending_failed(state, self, output, !keeps);
+    if (!keeps && unlock(state, self, output) < 0)
+        return NULL;
+    return 0 < taken && taken < PyBytes_GET_SIZE(frame) ? Py_NewRef(Py_None) : PyBool_FromLong(taken > 0);
 }
 
 static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)

@@ -219,10 +219,15 @@ class WebSocketConnection(SharingChannel):
             self._unlock_output()
 
     def _send_rest(self, deadline: Deadline) -> None:
-        """Holding the write lock, send what is left of a message, and leave the lock."""
+        """Send what is left of a message that was begun: whoever has had the write lock since has gone on with it."""
+        output = self._output
+        if not (output.lock.acquire(False) or self._lock_output(deadline)):
+            raise self._sending_failed(TimeoutError())
         try:
             try:
-                if not self._output.write_pending(deadline):
+                if output.broken:
+                    raise Broken(output.broken)
+                if not output.write_pending(deadline):
                     raise TimeoutError
             except BaseException as error:
                 raise self._sending_failed(error) from None

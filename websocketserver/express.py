@@ -1,8 +1,8 @@
 """Express: the common case of receiving, of sending and of serving in a pool, each in one call, where C can do it.
 
-Owns     receive_at_once, send_at_once, serve_at_once, poll_at_once. Python has no shorter way than connection.py's and pool.py's
-         own, so here they only say that they have done nothing; those then go their way. That is the
-         specification: with C the same happens in fewer steps, or nothing at all has happened.
+Owns     receive_at_once, send_at_once, poll_at_once, serve_at_once. Python has no shorter way than connection.py's
+         and pool.py's own, so here they mostly say that they have done nothing; those then go their way. That is
+         the specification: with C the same happens in fewer steps, or nothing at all has happened.
 Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
 """
 
@@ -34,7 +34,7 @@ def ready_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | N
 def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | None:
     """Send a message without waiting, or gather it; return False where nothing was done.
 
-    None: it was begun, what is left of it is pending, and the caller holds the write lock.
+    None: it was begun, and what is left of it is pending.
     """
     return False
 
