@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from .support import sampled
 from .test_server import run_program
 
 SERVERS = ["ThreadingWebSocketServer", "WebSocketServer", "PoolingWebSocketServer"]
@@ -41,8 +42,7 @@ PROGRAM = """
 ENDINGS = {"end": (0, ""), "sys.exit(3)": (3, ""), "sys.exit('bad')": (1, "bad\n")}
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending, kind", sampled([*ENDINGS], SERVERS))
 def test_in_the_middle_of_everything(kind: str, ending: str) -> None:
     """Servers, clients and their threads are at work, and the timer sends a Ping every few milliseconds."""
     done = run_program(f"""{PROGRAM}

@@ -27,6 +27,7 @@ __all__ = [
     "Program",
     "converse",
     "describe",
+    "mostly_slow",
     "node",
     "pattern",
     "program",
@@ -56,6 +57,15 @@ PAYLOADS: list[str | bytes] = [
 
 # The same handler runs under both.
 SERVERS = [ThreadingWebSocketServer, pytest.param(PoolingWebSocketServer, marks=pytest.mark.slow)]
+
+
+def mostly_slow(cases: Sequence[Any], *chosen: int) -> list[Any]:
+    """Return the cases for pytest.mark.parametrize: those at the chosen places, and the others by pytest -m slow."""
+    marks = [() if place in chosen else pytest.mark.slow for place in range(len(cases))]
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark)
+        for case, mark in zip(cases, marks, strict=True)
+    ]
 
 
 def require(*names: str) -> str:

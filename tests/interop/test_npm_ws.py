@@ -9,7 +9,18 @@ import pytest
 from websocketserver import PerMessageDeflate, WebSocketClient
 
 from ..support import SOON, certificates, running_server
-from .programs import PAYLOADS, SERVERS, Conversation, close_code, converse, describe, node, pattern, program
+from .programs import (
+    PAYLOADS,
+    SERVERS,
+    Conversation,
+    close_code,
+    converse,
+    describe,
+    mostly_slow,
+    node,
+    pattern,
+    program,
+)
 
 # Their options of permessage-deflate, and what the two must agree on (RFC 7692, section 7.1).
 COMPRESSIONS: list[tuple[dict[str, Any], set[str]]] = [
@@ -48,7 +59,7 @@ class TestTheirServer:
                 websocket.close(4001, "bye é")
             peer.expect("close", code=4001, reason="bye é")
 
-    @pytest.mark.parametrize("options, parameters", COMPRESSIONS)
+    @pytest.mark.parametrize("options, parameters", mostly_slow(COMPRESSIONS, 0, 3, 6))
     def test_compressed(self, options: dict[str, Any], parameters: set[str]) -> None:
         with program(node("ws_server.js", {"perMessageDeflate": {"threshold": 0, **options}})) as peer:
             url = f"ws://127.0.0.1:{peer.expect('listening')['port']}/"
@@ -141,7 +152,7 @@ class TestTheirClient:
         theirs, ours = self.run(self.ACTIONS, {"ca": authority}, tls=True, server_class=server_class)
         self.check_echo(theirs, ours)
 
-    @pytest.mark.parametrize("options, parameters", COMPRESSIONS)
+    @pytest.mark.parametrize("options, parameters", mostly_slow(COMPRESSIONS, 0, 3, 6))
     @pytest.mark.parametrize("server_class", SERVERS)
     def test_compressed(self, options: dict[str, Any], parameters: set[str], server_class: type) -> None:
         theirs, ours = self.run(

@@ -17,7 +17,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 from websocketserver import PerMessageDeflate, WebSocketClient
 
 from ..support import SOON, certificates, run_in_thread, running_server
-from .programs import PAYLOADS, Conversation, close_code, converse
+from .programs import PAYLOADS, Conversation, close_code, converse, mostly_slow
 
 # Arguments of the peer's factories; the window bits of the client's half are only an offer until the server takes it.
 COMPRESSIONS: list[dict[str, Any]] = [
@@ -75,7 +75,7 @@ class TestTheirServer:
                 websocket.send("ping theirs")
                 assert websocket.recv(SOON) == "pong theirs"
 
-    @pytest.mark.parametrize("options", COMPRESSIONS)
+    @pytest.mark.parametrize("options", mostly_slow(COMPRESSIONS, 0, 3, 4))
     def test_compressed(self, options: dict[str, Any]) -> None:
         with their_server(extensions=[ServerPerMessageDeflateFactory(**options)]) as (url, _):
             with WebSocketClient(
@@ -128,7 +128,7 @@ class TestTheirClient:
             websocket.close(4001, "bye é")
         assert seen[-1] == ("close", 4001, "bye é")
 
-    @pytest.mark.parametrize("options", COMPRESSIONS)
+    @pytest.mark.parametrize("options", mostly_slow(COMPRESSIONS, 0, 3, 4))
     def test_compressed(self, options: dict[str, Any]) -> None:
         with self.connected(compression=None, extensions=[ClientPerMessageDeflateFactory(**options)]) as websocket:
             value = websocket.response.headers["Sec-WebSocket-Extensions"]
