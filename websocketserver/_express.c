@@ -82,6 +82,8 @@ static PyMethodDef functions[] = {
      "Return the next event where it is here and that is simple, else None."},
     {"send_at_once", (PyCFunction)(void (*)(void))send_at_once, METH_FASTCALL,
      "Send a message where that is simple, else return False; None where it was begun."},
+    {"handle_at_once", (PyCFunction)(void (*)(void))handle_at_once, METH_FASTCALL,
+     "Call on_message with what comes, as long as that is simple."},
     {"serve_at_once", (PyCFunction)(void (*)(void))serve_at_once, METH_FASTCALL,
      "Serve those that are ready as far as that is simple; return the first for whom it is not."},
     {"poll_at_once", (PyCFunction)(void (*)(void))poll_at_once, METH_FASTCALL,

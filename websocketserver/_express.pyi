@@ -1,5 +1,6 @@
 """The C functions have the types of the Python ones, which are the specification."""
 
+from .express import handle_at_once as handle_at_once
 from .express import poll_at_once as poll_at_once
 from .express import ready_at_once as ready_at_once
 from .express import receive_at_once as receive_at_once

@@ -1,6 +1,72 @@
-/* A pool's turns in one call, part of _express.c: what pool.py, pooling.py, handler.py and attendance.py do for a
-   connection that has sent one message. Where it has company, where a hook has failed, or where anything else is not
-   as usual, Python goes on with the turn, which has begun: worker.tenant says whose it is. */
+/* Serving, part of _express.c: what handler.py does with messages that come one by one; and a pool's turns in one
+   call: what pool.py, pooling.py, handler.py and attendance.py do for a connection that has sent one message. Where it
+   has company, where a hook has failed, or where anything else is not as usual, Python goes on with the turn, which
+   has begun: worker.tenant says whose it is. */
+
+/* Whether somebody has gathered something that leaves through this connection, or for others with what it sends. */
+static int has_gathered(const State *state, PyObject *connection)
+{
+    PyObject *gathered = GET(OUTPUT, gathered, GET(CONNECTION, _output, connection));
+    PyObject *guests = GET(CONNECTION, _guests, connection);
+    return !(gathered && PyByteArray_CheckExact(gathered) && !PyByteArray_GET_SIZE(gathered) && guests &&
+             PyDict_CheckExact(guests) && !PyDict_GET_SIZE(guests));
+}
+
+/* Whether a connection is open both ways, and asks for nothing but what receive() sees to. */
+static int is_open(const State *state, PyObject *connection)
+{
+    if (!state->next_message || !is_plain(state, CONNECTION, connection))
+        return 0;
+    PyObject *output = GET(CONNECTION, _output, connection), *receiver = GET(CONNECTION, _receiver, connection);
+    if (!is_plain(state, OUTPUT, output) || !is_plain(state, RECEIVER, receiver))
+        return 0;
+    PyObject *broken = GET(OUTPUT, broken, output);
+    return broken && PyUnicode_CheckExact(broken) && !PyUnicode_GET_LENGTH(broken) &&
+           IS(RECEIVER, decode_text, receiver, Py_True) && !has_gathered(state, connection);
+}
+
+/* See off what a hook has gathered for others, or others for its connection. */
+static int stop_gathering(const State *state, PyObject *connection)
+{
+    PyObject *thread = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    if (!thread)
+        return -1;
+    put(state, connection, CONNECTION_gathering, thread);
+    PyObject *result = PyObject_CallMethodOneArg(connection, state->names[NAME__stop_gathering], state->never);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+/* Receive a message that comes alone, maybe waiting for it, and call on_message with it: 1 if that is done, 0 where
+   Python goes on, -1 with an exception. */
+static int handle_one(const State *state, PyObject *handler, PyObject *connection, int waits)
+{
+    PyObject *message = receive(state, connection, waits | ALONE);
+    if (!message || message == Py_None) {
+        Py_XDECREF(message);
+        return message ? 0 : -1;
+    }
+    PyObject *args[] = {handler, PyTuple_GET_ITEM(message, 0)};
+    PyObject *result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
+    Py_DECREF(message);
+    Py_XDECREF(result);
+    if (!result)
+        return -1;
+    return has_gathered(state, connection) && stop_gathering(state, connection) < 0 ? -1 : 1;
+}
+
+static PyObject *handle_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (check_arguments(state, args, nargs) < 0)
+        return NULL;
+    int done = 1;
+    while (done > 0)
+        done = is_open(state, args[0]) ? handle_one(state, args[1], args[0], WAITS) : 0;
+    return done < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* ---- A pool's turns ---- */
 
 /* Begin a turn: the monitor sees it from now on. */
 static int begin_turn(const State *state, PyObject *worker, PyObject *tenant)
@@ -24,76 +90,30 @@ static int end_turn(const State *state, PyObject *pool, PyObject *worker, PyObje
     return result ? 1 : -1;
 }
 
-/* Whether somebody has gathered something that leaves through this connection, or for others with what it sends. */
-static int has_gathered(const State *state, PyObject *connection)
+/* Whether there is something left that polling does not show. */
+static int has_more(const State *state, PyObject *connection)
 {
-    PyObject *gathered = GET(OUTPUT, gathered, GET(CONNECTION, _output, connection));
-    PyObject *guests = GET(CONNECTION, _guests, connection);
-    return !(gathered && PyByteArray_CheckExact(gathered) && !PyByteArray_GET_SIZE(gathered) && guests &&
-             PyDict_CheckExact(guests) && !PyDict_GET_SIZE(guests));
-}
-
-/* Whether a tenant is a connection that is open both ways, of a handler whose messages go straight to on_message. */
-static int is_open(const State *state, PyObject *tenant)
-{
-    PyObject *connection = GET(CLIENT, _connection, tenant);
-    if (!state->next_message || GET(CLIENT, _simple, tenant) == Py_None || !is_plain(state, CONNECTION, connection) ||
-        !IS(CLIENT, slow, tenant, Py_False))
-        return 0;
-    PyObject *output = GET(CONNECTION, _output, connection), *receiver = GET(CONNECTION, _receiver, connection);
-    if (!is_plain(state, OUTPUT, output) || !is_plain(state, RECEIVER, receiver))
-        return 0;
-    PyObject *broken = GET(OUTPUT, broken, output);
-    return broken && PyUnicode_CheckExact(broken) && !PyUnicode_GET_LENGTH(broken) &&
-           IS(RECEIVER, decode_text, receiver, Py_True) && !has_gathered(state, connection);
-}
-
-/* Call on_message with a message, and see off what that has gathered for others. */
-static int call_hook(const State *state, PyObject *worker, PyObject *handler, PyObject *connection, PyObject *message)
-{
-    PyObject *args[] = {handler, PyTuple_GET_ITEM(message, 0)};
-    PyObject *result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
-    Py_XDECREF(result);
-    if (!result)
-        return -1;
-    if (!has_gathered(state, connection))
-        return 0;
-    put(state, connection, CONNECTION_gathering, Py_NewRef(GET(WORKER, thread, worker)));
-    result = PyObject_CallMethodOneArg(connection, state->names[NAME__stop_gathering], state->never);
-    Py_XDECREF(result);
-    return result ? 0 : -1;
-}
-
-/* Handle the message that is there: 1 if that is all, 0 where Python goes on with the turn, -1 with an exception. */
-static int handle_one(const State *state, PyObject *worker, PyObject *handler, PyObject *connection)
-{
-    PyObject *message = receive(state, connection, ALONE);
-    if (!message || message == Py_None) {
-        Py_XDECREF(message);
-        return message ? 0 : -1;
-    }
-    int failed = call_hook(state, worker, handler, connection, message);
-    Py_DECREF(message);
-    if (failed)
-        return -1;
-    return PyObject_Size(GET(CONNECTION, _inbox, connection)) == 0 && IS(CONNECTION, _unparsed, connection, Py_False) &&
-           IS(CONNECTION, _input_over, connection, Py_False);
+    return PyObject_Size(GET(CONNECTION, _inbox, connection)) != 0 ||
+           !IS(CONNECTION, _unparsed, connection, Py_False) || !IS(CONNECTION, _input_over, connection, Py_False);
 }
 
 /* Serve a tenant: 1 if that is done, 0 where Python is to do it, -1 with an exception. */
 static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject *tenant)
 {
-    if (!is_open(state, tenant))
+    PyObject *handler = GET(CLIENT, _simple, tenant), *connection = GET(CLIENT, _connection, tenant);
+    if (handler == Py_None || !IS(CLIENT, slow, tenant, Py_False) || !is_open(state, connection))
         return 0;
     if (begin_turn(state, worker, tenant) < 0)
         return -1;
     if (!IS(POOL, _awake, pool, Py_True)) /* looked at behind the tenant: the monitor does it the other way round */
         return 0;
-    PyObject *handler = Py_NewRef(GET(CLIENT, _simple, tenant));
-    PyObject *connection = Py_NewRef(GET(CLIENT, _connection, tenant));
+    Py_INCREF(handler);
+    Py_INCREF(connection);
     int done = PyObject_SetAttr(GET(CLIENT, _accepted, tenant), state->names[NAME_thread], GET(WORKER, thread, worker));
     if (done == 0)
-        done = handle_one(state, worker, handler, connection);
+        done = handle_one(state, handler, connection, 0);
+    if (done == 1 && has_more(state, connection))
+        done = 0;
     Py_DECREF(handler);
     Py_DECREF(connection);
     return done == 1 ? end_turn(state, pool, worker, tenant) : done;

@@ -1,8 +1,8 @@
-"""Express: the common case of receiving, of sending and of serving in a pool, each in one call, where C can do it.
+"""Express: the common case of receiving, of sending and of serving, each in one call, where C can do it.
 
-Owns     receive_at_once, send_at_once, poll_at_once, serve_at_once. Python has no shorter way than connection.py's
-         and pool.py's own, so here they mostly say that they have done nothing; those then go their way. That is
-         the specification: with C the same happens in fewer steps, or nothing at all has happened.
+Owns     receive_at_once, send_at_once, handle_at_once, serve_at_once and the like. Python has no shorter way than
+         connection.py's, handler.py's and pool.py's own, so here they mostly say that they have done nothing; those
+         then go their way. That is the specification: with C the same happens in fewer steps, or nothing at all.
 Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
 """
 
@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from .fragments import FragmentedChannel
 from .protocol.events import AppEvent
 
-__all__ = ["poll_at_once", "ready_at_once", "receive_at_once", "send_at_once", "serve_at_once"]
+__all__ = [
+    "handle_at_once",
+    "poll_at_once",
+    "ready_at_once",
+    "receive_at_once",
+    "send_at_once",
+    "serve_at_once",
+]
 
 
 def receive_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | None:
@@ -48,6 +55,10 @@ def serve_at_once(pool: Any, worker: Any, ready: deque[Any], /) -> Any:
     return ready.popleft()
 
 
+def handle_at_once(connection: FragmentedChannel, handler: Any, /) -> None:
+    """Call ``handler.on_message`` with messages as they come, waiting for them, as long as that is simple."""
+
+
 def poll_at_once(epoll: Any, seconds: float | None, /) -> list[int]:
     """Return which descriptors of an epoll can be read or have failed, once there are any or so many seconds are over.
 
@@ -60,6 +71,7 @@ def poll_at_once(epoll: Any, seconds: float | None, /) -> list[int]:
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
         from ._express import (
+            handle_at_once,
             poll_at_once,
             ready_at_once,
             receive_at_once,

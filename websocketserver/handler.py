@@ -18,6 +18,7 @@ from .admission import TRY_LATER
 from .connection import State, WebSocketConnection
 from .deadline import HASTE
 from .exceptions import ConnectionClosed, HandshakeError
+from .express import handle_at_once
 from .hooks import Hooks
 from .httphandler import StrictHTTPRequestHandler
 from .logs import ConnectionLog
@@ -149,9 +150,20 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
         Then only on_open and on_close are called for you; the connection is closed on return.
         """
+        simple = self.is_served_simply()
         try:
             for event in self.websocket.events():
                 self._handle_event(event)
+                if simple:
+                    self._handle_messages()
+        except ConnectionClosed as error:
+            if not self._is_end(error):
+                raise
+
+    def _handle_messages(self) -> None:
+        """Call on_message with what comes, as long as that is simple: as _handle_event."""
+        try:
+            handle_at_once(self.websocket, self)
         except ConnectionClosed as error:
             if not self._is_end(error):
                 raise
