@@ -29,11 +29,13 @@ from websocketserver import (
     ThreadingWebSocketServer,
     WebSocketConnection,
     express,
+    sharing,
 )
 from websocketserver import connection as module
 from websocketserver import handler as handler_module
 from websocketserver import pool as pool_module
 from websocketserver.deadline import Deadline
+from websocketserver.output import GATHERED
 from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.pump import Turn
 from websocketserver.trace import TracedFrame
@@ -55,6 +57,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
         monkeypatch.setattr(handler_module, "handle_at_once", lambda connection, handler: None)
         monkeypatch.setattr(pool_module, "serve_at_once", lambda pool, worker, ready: ready.popleft())
+        monkeypatch.setattr(sharing, "share_at_once", lambda connection, frame, guests: False)
+        monkeypatch.setattr(sharing, "flush_at_once", lambda connection: False)
     return str(request.param)
 
 
@@ -66,6 +70,12 @@ def role(request: pytest.FixtureRequest) -> Role:
 @pytest.fixture
 def ends(role: Role) -> Iterator[tuple[WebSocketConnection, RawPeer]]:
     with half(role, settings=Settings(ping_interval=None)) as pair:
+        yield pair
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[WebSocketConnection, RawPeer]]:
+    with half(settings=Settings(ping_interval=None)) as pair:
         yield pair
 
 
@@ -636,6 +646,70 @@ if HAVE_C:  # else there is nothing but the other way
             assert connection.stats.messages_sent == 1
             assert not connection._output.lock.locked()
 
+        @pytest.mark.parametrize("name", NOT_SENDING)
+        def test_sharing(self, server: Ends, name: str) -> None:
+            connection, peer = server
+            undo = change(connection, name, NOT_SENDING[name])
+            assert express.share_at_once(connection, b"\x81\x04text", None) is False
+            undo()
+            assert counted(connection) == (0, 0)
+            assert express.share_at_once(connection, b"\x81\x04text", None) is True
+            assert peer.read_frame().payload == b"text"
+            assert connection.stats.messages_sent == 1
+            assert not connection._output.lock.locked()
+
+        @pytest.mark.parametrize("name", [n for n in NOT_SENDING if n not in ("_gathering", "_output.gathered")])
+        def test_sharing_with_guests_and_flushing(self, server: Ends, name: str) -> None:
+            connection, peer = server
+            output = connection._output
+            guests: dict[Any, None] = {}
+            undo = change(connection, name, NOT_SENDING[name])
+            assert express.share_at_once(connection, b"\x81\x04text", guests) is False
+            undo()
+            assert not guests and not output.gathered
+            assert express.flush_at_once(connection) is False  # there is nothing
+            assert express.share_at_once(connection, b"\x81\x04text", guests) is True
+            assert list(guests) == [connection]
+            if name != "_output.sender.plain":
+                undo = change(connection, name, NOT_SENDING[name])
+                assert express.flush_at_once(connection) is False
+                undo()
+            assert output.gathered == b"\x81\x04text"
+            assert express.flush_at_once(connection) is True
+            assert peer.read_frame().payload == b"text"
+            assert not output.gathered and not output.lock.locked()
+            assert connection.stats.messages_sent == 1
+            assert connection.stats.bytes_sent == 6
+
+        def test_a_client_masks_for_itself(self) -> None:
+            with half(Role.CLIENT, settings=Settings(ping_interval=None)) as (connection, _):
+                assert express.share_at_once(connection, b"\x81\x04text", None) is False
+
+        def test_guests_that_have_enough_to_leave(self, server: Ends) -> None:
+            connection, _ = server
+            connection._output.gathered += bytes(GATHERED - 6)
+            assert express.share_at_once(connection, b"\x81\x04text", {}) is False
+
+        @pytest.mark.parametrize("guests", [None, {}], ids=["at once", "with others"])
+        def test_sharing_with_a_full_socket(self, server: Ends, guests: dict[Any, None] | None) -> None:
+            """What was not taken is pending, nothing overtakes it, and no lock is held."""
+            connection, peer = server
+            message = sharing.SharedMessage(bytes(10_000))
+            late: list[sharing.SharingChannel] = []
+            message.frames(connection._output.sender)
+            while connection.offer(message, guests, late) and not connection._output.rest:
+                assert not connection._output.lock.locked()
+                if guests is not None and not express.flush_at_once(connection):
+                    break
+            assert bool(late) is (guests is None and bool(connection._output.rest))  # or just nothing more was taken
+            sent = connection.stats.messages_sent
+            assert guests is not None or not express.share_at_once(connection, message.plain or b"", guests)
+            assert not express.flush_at_once(connection)
+            catching_up = run_in_thread(connection.catch_up)
+            assert all(peer.read_frame().payload == bytes(10_000) for _ in range(sent))
+            catching_up.result()
+            assert connection.stats.bytes_sent == sent * 10_004
+
         def test_locks_that_others_hold(self, ends: Ends) -> None:
             connection, peer = ends
             peer.frame(1, b"text")
@@ -700,7 +774,13 @@ if HAVE_C:  # else there is nothing but the other way
 
         @pytest.mark.parametrize("arguments", [(), (None, False), (5, "x"), (None,)])
         def test_arguments(self, arguments: tuple[object, ...]) -> None:
-            for function in (express.receive_at_once, express.send_at_once, express.handle_at_once):
+            for function in (
+                express.receive_at_once,
+                express.send_at_once,
+                express.share_at_once,
+                express.flush_at_once,
+                express.handle_at_once,
+            ):
                 with pytest.raises(TypeError):
                     function(*arguments)  # type: ignore[arg-type,call-arg]
 
@@ -843,6 +923,7 @@ if HAVE_C:  # else there is nothing but the other way
 
         def test_nothing_leaks(self, ends: Ends) -> None:
             connection, peer = ends
+            guests: dict[Any, None] = {}
 
             def talk() -> None:
                 for _ in range(256):  # so many masking keys are drawn at once: as many are left afterwards as before
@@ -851,6 +932,11 @@ if HAVE_C:  # else there is nothing but the other way
                     connection.send(b"some bytes")
                     peer.read_frame()
                     express.send_at_once(connection, "\ud800")
+                    if connection.role is Role.SERVER:
+                        express.share_at_once(connection, b"\x81\x04text", None)
+                        express.share_at_once(connection, b"\x81\x04text", guests)
+                        express.flush_at_once(connection)
+                        assert peer.read_frame().payload == peer.read_frame().payload == b"text"
 
             assert growth(talk) < 1000
 

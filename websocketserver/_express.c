@@ -88,6 +88,10 @@ static PyMethodDef functions[] = {
      "Serve those that are ready as far as that is simple; return the first for whom it is not."},
     {"poll_at_once", (PyCFunction)(void (*)(void))poll_at_once, METH_FASTCALL,
      "Return the descriptors of an epoll that are ready."},
+    {"share_at_once", (PyCFunction)(void (*)(void))share_at_once, METH_FASTCALL,
+     "Send a frame that many are sent where that is simple, else return False; None where it was begun."},
+    {"flush_at_once", (PyCFunction)(void (*)(void))flush_at_once, METH_FASTCALL,
+     "Send what is gathered where that is simple; return whether all of it has left."},
     {"renew_gate", renew_gate, METH_NOARGS, "For the child of a fork."},
     {NULL, NULL, 0, NULL},
 };

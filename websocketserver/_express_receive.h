@@ -235,13 +235,13 @@ static PyObject *receive(const State *state, PyObject *self, int how)
 static PyObject *receive_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], WAITS | (args[1] == Py_True ? AHEAD : 0));
+    return check_arguments(state, args, nargs, 2) < 0 ? NULL : receive(state, args[0], WAITS | (args[1] == Py_True ? AHEAD : 0));
 }
 
 static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    return check_arguments(state, args, nargs) < 0 ? NULL : receive(state, args[0], args[1] == Py_True ? AHEAD : 0);
+    return check_arguments(state, args, nargs, 2) < 0 ? NULL : receive(state, args[0], args[1] == Py_True ? AHEAD : 0);
 }
 
 /* In the child of a fork: the gate may be held by a thread that is not here. */

@@ -54,18 +54,18 @@ static int gather(const State *state, PyObject *self, PyObject *gathered, PyObje
     return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? 1 : -1;
 }
 
-/* Send a frame: how many bytes were taken, 0 also for errors, which come again. */
-static Py_ssize_t send_bytes(int fd, PyObject *frame, int lets_others)
+/* Send: how many bytes were taken, 0 also for errors, which come again. */
+static Py_ssize_t send_bytes(int fd, const char *bytes, Py_ssize_t size, int lets_others)
 {
-    ssize_t size;
+    ssize_t taken;
     if (lets_others) {
         Py_BEGIN_ALLOW_THREADS
-        size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
+        taken = send(fd, bytes, size, MSG_DONTWAIT);
         Py_END_ALLOW_THREADS
     }
     else
-        size = send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), MSG_DONTWAIT);
-    return size < 0 ? 0 : size;
+        taken = send(fd, bytes, size, MSG_DONTWAIT);
+    return taken < 0 ? 0 : taken;
 }
 
 /* Leave the write lock and look again at what was queued meanwhile; -1 with an exception. */
@@ -82,24 +82,25 @@ static int unlock(const State *state, PyObject *self, PyObject *output)
     return run(state, self, NAME__flush);
 }
 
-/* Note what was taken of a frame, and keep the rest; -1 with an exception. */
-static int note_taken(const State *state, PyObject *self, PyObject *output, PyObject *frame, Py_ssize_t taken)
+enum { NOTHING, PART, ALL, NEVER };
+
+/* Note what was taken of a frame, or of what was gathered, and keep the rest; -1 with an exception. */
+static int note_taken(const State *state, PyObject *self, PyObject *output, PyObject *source, const char *rest,
+                      Py_ssize_t taken, Py_ssize_t left, int counts)
 {
-    Py_ssize_t left = PyBytes_GET_SIZE(frame) - taken;
-    if (!taken)
-        return 0;
-    if (count(state, output, OUTPUTbytes_sent, taken) < 0)
+    if (count(state, output, OUTPUTbytes_sent, taken) < 0 ||
+        ((left ? PART : ALL) >= counts && count(state, self, CONNECTION_messages_sent, 1) < 0))
         return -1;
-    if (!left)
-        return count(state, self, CONNECTION_messages_sent, 1);
-    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame) + taken, left);
-    int failed = rest ? PyList_Append(GET(OUTPUT, rest, output), rest) : -1;
-    Py_XDECREF(rest);
-    return failed;
+    PyObject *kept = left ? PyBytes_FromStringAndSize(rest, left) : NULL, *empty = NULL;
+    int failed = left && (!kept || PyList_Append(GET(OUTPUT, rest, output), kept) < 0);
+    Py_XDECREF(kept);
+    if (!failed && !PyBytes_CheckExact(source) && (empty = PyByteArray_FromStringAndSize(NULL, 0)))
+        put(state, output, OUTPUTgathered, empty);
+    return failed || PyErr_Occurred() ? -1 : 0;
 }
 
 /* With an exception, cut the connection: nobody knows what has left, so nothing may follow it. */
-static PyObject *sending_failed(const State *state, PyObject *self, PyObject *output, int locked)
+static int sending_failed(const State *state, PyObject *self, PyObject *output, int locked)
 {
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);
@@ -108,7 +109,7 @@ static PyObject *sending_failed(const State *state, PyObject *self, PyObject *ou
         PyErr_WriteUnraisable(self);
     Py_XDECREF(done);
     PyErr_Restore(kind, error, traceback);
-    return NULL;
+    return -1;
 }
 
 /* Take the write lock if nobody has it; -1 with an exception. */
@@ -122,52 +123,132 @@ static int lock(const State *state, PyObject *output)
     return ours ? ours == Py_True : -1;
 }
 
-/* Send a frame, the write lock looking free: True, False where it is left to Python, None where part of it was taken. */
-static PyObject *send_frame(const State *state, PyObject *self, PyObject *output, int fd, PyObject *frame)
+/* Send a frame, or what was gathered, the write lock looking free: how much of it was taken, -1 with an exception.
+   ``counts`` is how much of it has to be for a message to count as sent. */
+static int send_out(const State *state, PyObject *self, PyObject *output, int fd, PyObject *source, int counts)
 {
+    const char *bytes = PyBytes_CheckExact(source) ? PyBytes_AS_STRING(source) : PyByteArray_AS_STRING(source);
+    Py_ssize_t size = Py_SIZE(source);
     /* A pool's leader has others to serve, and nobody to wait for: it keeps the GIL, so looking is as good as taking.
        Elsewhere it is given away; and up to CPython 3.12 a lock that was just handed to a waiter does not look locked:
        to wait for it here would make all that was looked at before untrue. */
     int keeps = !IS(CONNECTION, _announce, self, Py_None);
     int ours = keeps ? 1 : lock(state, output);
     if (ours <= 0)
-        return ours < 0 ? NULL : Py_NewRef(Py_False);
-    Py_ssize_t taken = send_bytes(fd, frame, !keeps);
-    if (note_taken(state, self, output, frame, taken) < 0)
+        return ours < 0 ? -1 : NOTHING;
+    Py_INCREF(source);
+    Py_ssize_t taken = send_bytes(fd, bytes, size, !keeps);
+    int failed = taken && note_taken(state, self, output, source, bytes + taken, taken, size - taken, counts) < 0;
+    Py_DECREF(source);
+    if (failed)
         return sending_failed(state, self, output, !keeps);
     if (!keeps && unlock(state, self, output) < 0)
+        return -1;
+    return !taken ? NOTHING : taken < size ? PART : ALL;
+}
+
+/* The answers of Python: True, False where all is left to it, None where part has left. */
+static PyObject *answer(int sent)
+{
+    if (sent < 0)
         return NULL;
-    return 0 < taken && taken < PyBytes_GET_SIZE(frame) ? Py_NewRef(Py_None) : PyBool_FromLong(taken > 0);
+    return sent == PART ? Py_NewRef(Py_None) : PyBool_FromLong(sent == ALL);
+}
+
+/* The descriptor where nobody and nothing is in the way of what a connection sends, -1 where that is not so. */
+static int free_output(const State *state, PyObject *self, PyObject *output, PyObject *sender)
+{
+    PyObject *broken = GET(OUTPUT, broken, output);
+    int fd = descriptor(state, self), free = is_free(state, GET(OUTPUT, lock, output));
+    int plain = free > 0 && fd >= 0 && IS(CONNECTION, _sent, self, Py_None) &&
+                IS(CONNECTION, _input_over, self, Py_False) && IS(CONNECTION, _speaker, self, Py_None) &&
+                IS(SENDER, close_sent, sender, Py_False) && is_empty_list(GET(OUTPUT, queued, output)) &&
+                is_empty_list(GET(OUTPUT, rest, output)) &&
+                PyByteArray_CheckExact(GET(OUTPUT, gathered, output)) && PyObject_Not(broken);
+    return plain && !PyErr_Occurred() ? fd : -1;
+}
+
+/* What a function returns that has left all to Python, or met an exception. */
+static PyObject *nothing_done(void)
+{
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+}
+
+/* Return the sender of an output where neither is more than its class says. */
+static PyObject *plain_sender(const State *state, PyObject *output)
+{
+    PyObject *sender = is_plain(state, OUTPUT, output) ? GET(OUTPUT, sender, output) : NULL;
+    return is_plain(state, SENDER, sender) ? sender : NULL;
 }
 
 static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    if (check_arguments(state, args, nargs) < 0)
+    if (check_arguments(state, args, nargs, 2) < 0)
         return NULL;
-    PyObject *self = args[0], *output = GET(CONNECTION, _output, self);
-    PyObject *sender = is_plain(state, OUTPUT, output) ? GET(OUTPUT, sender, output) : NULL;
-    if (!is_plain(state, SENDER, sender))
-        Py_RETURN_FALSE;
-    PyObject *frame = make_frame(state, sender, args[1]), *result = NULL;
+    PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
+    PyObject *frame = sender ? make_frame(state, sender, args[1]) : NULL, *result = NULL;
     if (!frame)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-    PyObject *gathered = GET(OUTPUT, gathered, output), *broken = GET(OUTPUT, broken, output);
-    int done = 0, fd = descriptor(state, self), free = is_free(state, GET(OUTPUT, lock, output));
-    int plain = free > 0 && fd >= 0 && IS(CONNECTION, _sent, self, Py_None) &&
-                IS(CONNECTION, _input_over, self, Py_False) && IS(CONNECTION, _speaker, self, Py_None) &&
-                IS(SENDER, close_sent, sender, Py_False) && is_empty_list(GET(OUTPUT, queued, output)) &&
-                is_empty_list(GET(OUTPUT, rest, output)) && PyByteArray_CheckExact(gathered) && PyObject_Not(broken);
-    if (free < 0 || PyErr_Occurred())
-        done = -1;
-    else if (plain && !IS(CONNECTION, _gathering, self, Py_None))
-        done = gather(state, self, gathered, frame);
-    else if (plain && !PyByteArray_GET_SIZE(gathered))
-        result = send_frame(state, self, output, fd, frame);
+        return nothing_done();
+    PyObject *gathered = GET(OUTPUT, gathered, output);
+    int fd = free_output(state, self, output, sender);
+    if (fd >= 0 && !IS(CONNECTION, _gathering, self, Py_None)) {
+        int done = gather(state, self, gathered, frame);
+        result = done < 0 ? NULL : PyBool_FromLong(done);
+    }
+    else if (fd >= 0 && !PyByteArray_GET_SIZE(gathered))
+        result = answer(send_out(state, self, output, fd, frame, ALL));
     else
-        plain = 0;
-    if (!result && !PyErr_Occurred())
-        result = PyBool_FromLong(done > 0);
+        result = nothing_done();
     Py_DECREF(frame);
     return result;
+}
+
+/* ---- What is sent to many ---- */
+
+/* Add a frame to what is gathered for a guest: True, or False where it would be enough to leave. */
+static PyObject *gather_for_guest(const State *state, PyObject *self, PyObject *output, PyObject *frame,
+                                  PyObject *guests)
+{
+    PyObject *gathered = GET(OUTPUT, gathered, output);
+    if (!PyDict_CheckExact(guests) ||
+        PyByteArray_GET_SIZE(gathered) + PyBytes_GET_SIZE(frame) >= state->values[GATHERED])
+        Py_RETURN_FALSE;
+    if (PyDict_SetItem(guests, self, Py_None) < 0)
+        return NULL;
+    PyObject *same = PySequence_InPlaceConcat(gathered, frame);
+    Py_XDECREF(same);
+    return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? Py_NewRef(Py_True) : NULL;
+}
+
+/* Send a frame as those senders have it that neither encode, split nor mask. */
+static PyObject *share_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (check_arguments(state, args, nargs, 3) < 0)
+        return NULL;
+    PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
+    if (!sender || !PyBytes_CheckExact(args[1]) || !IS(SENDER, plain, sender, Py_True) ||
+        !IS(SENDER, _new_key, sender, Py_None))
+        Py_RETURN_FALSE;
+    int fd = free_output(state, self, output, sender);
+    if (fd >= 0 && args[2] != Py_None)
+        return gather_for_guest(state, self, output, args[1], args[2]);
+    if (fd >= 0 && IS(CONNECTION, _gathering, self, Py_None) && !PyByteArray_GET_SIZE(GET(OUTPUT, gathered, output)))
+        return answer(send_out(state, self, output, fd, args[1], PART));
+    return nothing_done();
+}
+
+/* Send what is gathered: True where all of it was taken. What was not is still gathered, or pending. */
+static PyObject *flush_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (check_arguments(state, args, nargs, 1) < 0)
+        return NULL;
+    PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
+    int fd = sender ? free_output(state, self, output, sender) : -1;
+    if (fd < 0 || !PyByteArray_GET_SIZE(GET(OUTPUT, gathered, output)))
+        return nothing_done();
+    int sent = send_out(state, self, output, fd, GET(OUTPUT, gathered, output), NEVER);
+    return sent < 0 ? NULL : PyBool_FromLong(sent == ALL);
 }

@@ -58,7 +58,7 @@ static int handle_one(const State *state, PyObject *handler, PyObject *connectio
 static PyObject *handle_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    if (check_arguments(state, args, nargs) < 0)
+    if (check_arguments(state, args, nargs, 2) < 0)
         return NULL;
     int done = 1;
     while (done > 0)

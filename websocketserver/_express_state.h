@@ -308,12 +308,12 @@ static int find_server(State *state)
     return 0;
 }
 
-static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs)
+static int check_arguments(State *state, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t wanted)
 {
     if (find_all(state) < 0)
         return -1;
-    if (nargs == 2 && PyObject_TypeCheck(args[0], (PyTypeObject *)state->owners[CONNECTION]))
+    if (nargs == wanted && PyObject_TypeCheck(args[0], (PyTypeObject *)state->owners[CONNECTION]))
         return 0;
-    PyErr_SetString(PyExc_TypeError, "a WebSocketConnection and one argument more");
+    PyErr_Format(PyExc_TypeError, "a WebSocketConnection, and %zd arguments with it", wanted);
     return -1;
 }

@@ -16,12 +16,14 @@ from .fragments import FragmentedChannel
 from .protocol.events import AppEvent
 
 __all__ = [
+    "flush_at_once",
     "handle_at_once",
     "poll_at_once",
     "ready_at_once",
     "receive_at_once",
     "send_at_once",
     "serve_at_once",
+    "share_at_once",
 ]
 
 
@@ -43,6 +45,19 @@ def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | No
 
     None: it was begun, and what is left of it is pending.
     """
+    return False
+
+
+def share_at_once(connection: FragmentedChannel, frame: bytes, guests: dict[Any, None] | None, /) -> bool | None:
+    """The same for a frame that many are sent, as those have it that neither encode, split nor mask.
+
+    With ``guests``, join those and gather it, unless that is enough to leave.
+    """
+    return False
+
+
+def flush_at_once(connection: FragmentedChannel, /) -> bool:
+    """Send what is gathered; return whether all of it has left. What has not is pending, or still gathered."""
     return False
 
 
@@ -71,6 +86,7 @@ def poll_at_once(epoll: Any, seconds: float | None, /) -> list[int]:
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
         from ._express import (
+            flush_at_once,
             handle_at_once,
             poll_at_once,
             ready_at_once,
@@ -78,6 +94,7 @@ if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
             renew_gate,
             send_at_once,
             serve_at_once,
+            share_at_once,
         )
 
         os.register_at_fork(after_in_child=renew_gate)

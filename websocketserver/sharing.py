@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from .deadline import Deadline
+from .express import flush_at_once, share_at_once
 from .fragments import as_payload
 from .keepalive import timer
 from .output import GATHERED, Broken
@@ -68,6 +69,12 @@ class SharingChannel(TracedChannel):
         False where that cannot be: not a byte has left then, and who sends in the ordinary way learns why. Those of
         which something is left that should have gone are added to ``late``.
         """
+        if message.plain is not None:
+            sent = share_at_once(self, message.plain, guests)
+            if sent is None:
+                late.append(self)
+            if sent is not False:
+                return True
         output = self._output
         if self._sent is not None or not output.lock.acquire(False):
             return False
@@ -115,7 +122,7 @@ class SharingChannel(TracedChannel):
     def _see_guests_off(self) -> None:
         """Send what was gathered for other connections: first to those that take it at once."""
         guests, self._guests = self._guests, NOBODY
-        for guest in [guest for guest in guests if not guest._output.flush_gathered()]:
+        for guest in [guest for guest in guests if not (flush_at_once(guest) or guest._output.flush_gathered())]:
             guest.catch_up()
 
     def visit(self, now: float) -> float | None:
