@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from websocketserver.exceptions import ProtocolError
-from websocketserver.protocol import deflate, grammar, headers
+from websocketserver.protocol import deflate, grammar, headers, wholehead
 
 from .fuzz import targets
 from .fuzz.__main__ import NAMES, ROOT, corpus, replay
@@ -65,15 +65,21 @@ class TestFaultsAreFound:
         monkeypatch.setattr(headers.RequestParser, "feed", lambda self, data: None if data[30:] else feed(self, data))
         assert "half of one" in find("request")
 
-    @pytest.mark.parametrize("name", ["request", "response"])
-    def test_a_head_that_is_taken_too_quickly(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        parse = headers._parse_lines
-        monkeypatch.setattr(headers, "_parse_lines", lambda data: parse(data.replace(b"\r\n ", b"  ").lower()))
+    @pytest.mark.parametrize("name, step", [("request", "split_request"), ("response", "split_headers")])
+    def test_a_head_that_is_taken_too_quickly(self, name: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        split = getattr(headers, step)
+
+        def split_hastily(data: bytes, *limits: Any) -> Any:
+            first, end, lines = data.partition(b"\r\n")
+            return split(first + end + lines.replace(b"\r\n ", b"   ").lower(), *limits)
+
+        monkeypatch.setattr(headers, step, split_hastily)
         assert "head" in find(name)
 
     def test_a_header_that_nobody_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        add = headers._add
-        monkeypatch.setattr(headers, "_add", lambda pairs, fields, name, value: add(pairs, fields, name, value + "!"))
+        for module in (headers, wholehead):
+            add = module.add_header
+            monkeypatch.setattr(module, "add_header", lambda *there, add=add: add(*there[:-1], there[-1] + "!"))
         assert "nobody has sent" in find("response")
 
     def test_a_value_that_does_not_survive(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ PLAN = """
     protocol.utf8
     protocol.frames
     protocol.grammar
+    protocol.wholehead
     protocol.headers
     protocol.cookies
     protocol.extensions

@@ -200,7 +200,58 @@ def coding(twin: Twin, random: Random) -> Trace:
     yield outcome(utf8.decode, kind(random, bytes(data)))
 
 
-STORIES = [masking, serializing, validating, parsing, parsing, parsing, collecting, coding]
+def heads(twin: Twin, random: Random) -> Trace:
+    """Whole request heads, some with a few bytes changed, cut, or too much of something."""
+    wholehead = twin["wholehead"]
+    lines = [random.choice(HEAD_LINES) for _ in range(random.randrange(6))]
+    data = bytearray(
+        random.choice(REQUEST_LINES) + b"".join(lines) + b"\r\n" + random.choice((b"", b"\x81\x85", b"\r\n\r\n"))
+    )
+    for _ in range(random.choice((0, 0, 1, 1, 2, 5))):
+        at = random.randrange(len(data) + 1)
+        data[at : at + random.randrange(3)] = random.choice(HEAD_BYTES)
+    for room in (len(data), len(data) - random.randrange(4), 8192):
+        yield outcome(wholehead.split_request, bytes(data), room, random.choice((0, 2, 100)), wholehead.COMMON_NAMES)
+
+
+REQUEST_LINES = (
+    b"GET / HTTP/1.1\r\n",
+    b"POST /a?b=c%20 HTTP/1.0\r\n",
+    b"!#$ http://h:1/ HTTP/1.1\r\n",
+    b"GET / HTTP/2.0\r\n",
+    b"",
+)
+HEAD_LINES = (
+    *(b"Host: h\r\n", b"Connection: Upgrade\r\n", b"connection:keep-alive , x\r\n", b"Cookie:\r\n"),
+    *(
+        b"X-Any:\t \xe4\t b \t\r\n",
+        b"Cookie: a:b\r\n",
+        b"x-any: 1\r\n",
+        b" folded: 1\r\n",
+        b"a b: 1\r\n",
+        b"\xdcber: 1\r\n",
+    ),
+)
+HEAD_BYTES = (
+    b"",
+    b"\0",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\t",
+    b" ",
+    b":",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"a",
+    b"/",
+    b"{",
+    b"@",
+    b"\x1f",
+)
+
+STORIES = [masking, serializing, validating, parsing, parsing, parsing, heads, collecting, coding]
 
 
 def check(seed: int) -> None:

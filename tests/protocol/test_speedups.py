@@ -1,6 +1,6 @@
 """The C twin: the same answers as the Python twin's, and nothing kept.
 
-What both do is tested by test_masking, test_utf8 and test_frames.
+What both do is tested by test_masking, test_utf8, test_frames and test_wholehead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from websocketserver.exceptions import ProtocolError
 
-from .fuzz_twins import STORIES, check
+from .fuzz_twins import STORIES, check, heads
 from .twins import CHOSEN, HAVE_C, PACKAGE, PYTHON
 
 pytestmark = pytest.mark.skipif(not HAVE_C, reason="the C twin is not built")
@@ -32,6 +32,7 @@ HOT = [
     ("frames", "PayloadBuffer"),
     ("frames", "serialize"),
     ("frames", "serialize_header"),
+    ("wholehead", "split_request"),
 ]
 
 
@@ -62,6 +63,18 @@ def test_no_story_leaks(story):
         for _ in range(3):
             tell()
         assert tracemalloc.get_traced_memory()[0] - before < 1000
+    finally:
+        tracemalloc.stop()
+
+
+def test_heads_are_not_kept():
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for seed in range(2000):
+            for _ in heads(CHOSEN, Random(seed)):
+                pass
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000  # of some thousand heads
     finally:
         tracemalloc.stop()
 
@@ -108,6 +121,7 @@ def test_functions_give_back_every_reference():
 def test_objects_give_back_every_reference():
     frames, validator = CHOSEN["frames"], CHOSEN["utf8"].Utf8Validator
     frame, broken, bad = bytes(bytearray(b"\x81\x05Hello")), bytes(bytearray(b"\x8f\x05")), bytes(bytearray(b"\xff"))
+    frames.FrameParser(masked=False)  # the first keeps Frame and Message
     objects = (frame, broken, bad, frames.FrameParser, frames.PayloadBuffer, validator, frames.Frame, ProtocolError)
     before = counts(*objects)
     for _ in range(50):

@@ -1,6 +1,6 @@
-/* The C twin of the hot functions: masking, UTF-8, frames (RFC 6455, sections 5.2, 5.3 and 8.1).
+/* The C twin of the hot functions: masking, UTF-8, frames (RFC 6455, sections 5.2, 5.3 and 8.1), request heads.
 
-   The Python twins in masking.py, utf8.py and frames.py are the specification: the same results, the
+   The Python twins in masking.py, utf8.py, frames.py and wholehead.py are the specification: the same results, the
    same errors. What is explained there is not explained again here.
 
    Buffers are held (Py_buffer) or owned (a reference to bytes) for as long as a pointer into them is
@@ -292,6 +292,8 @@ release:
     return frame;
 }
 
+#include "_speedups_head.h"
+
 /* ---- The module ---- */
 
 #define NAME(type) "websocketserver.protocol._speedups." type
@@ -352,6 +354,7 @@ static PyMethodDef functions[] = {
     {"serialize", (PyCFunction)(void (*)(void))serialize, METH_FASTCALL | METH_KEYWORDS, "Return one whole frame."},
     {"serialize_header", (PyCFunction)(void (*)(void))serialize_header, METH_FASTCALL | METH_KEYWORDS,
      "Return the header of a frame."},
+    {"split_request", (PyCFunction)(void (*)(void))split_request, METH_FASTCALL, "Take a whole request head apart."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -369,7 +372,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_speedups",
-    .m_doc = "The C twins of the hot functions of masking, utf8 and frames.",
+    .m_doc = "The C twins of the hot functions of masking, utf8, frames and wholehead.",
     .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = module_slots,

@@ -9,3 +9,4 @@ from .masking import mask_in_place as mask_in_place
 from .utf8 import Utf8Validator as Utf8Validator
 from .utf8 import decode as decode
 from .utf8 import encode as encode
+from .wholehead import split_request as split_request

@@ -1,7 +1,7 @@
 """HTTP heads: one strict, bounded, linear parser for requests and responses.
 
 Owns     the request line, the status line and header lines, and the size of a head (RFC 9112, sections 2 to 6).
-Imports  exceptions, grammar. No I/O of its own: bytes, or a blocking ``readline``, come in as arguments.
+Imports  exceptions, grammar, wholehead. No I/O of its own: bytes, or a blocking ``readline``, come in as arguments.
 Never    repairs: a head is taken exactly as it was sent, or refused. Nothing is lost, folded or invented.
 
 The standard library's parser takes a bare CR for a line end and drops every header behind a line that it does not
@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 from ..exceptions import HandshakeError
 from .grammar import TOKEN, count_controls, is_token, parse_host
+from .wholehead import COMMON_NAMES, Fields, Pairs, Start, add_header, split_headers, split_request
 
 __all__ = [
     "MAX_HEAD",
     "MAX_HEADERS",
     "MAX_LINE",
     "HeadError",
+    "Pairs",
     "RequestHead",
     "RequestParser",
     "ResponseHead",
@@ -45,9 +47,6 @@ MAX_HEAD = 32768  # bytes of a whole head with its empty line
 MAX_INTERIM = 10  # interim responses (1xx) ahead of the real one
 
 ReadLine = Callable[[int], bytes]
-Fields = dict[str, list[str]]
-Pairs = list[tuple[str, str]]
-_Start = tuple[str, str, str, str]  # method, target, version and the whole request line
 
 # No two neighbouring repeats of a pattern match the same character: there is nothing to backtrack into.
 _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n".encode()).fullmatch  # RFC 9112, 3
@@ -55,16 +54,6 @@ _match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  #
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
 match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
 _match_final = re.compile(rb"(HTTP/[0-9]\.[0-9]) (101|[2-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch
-_COMMON_NAMES = {  # what nearly every request has: not checked each time, and kept once
-    name: (name, name.lower())
-    for name in (
-        *("Host", "Connection", "Upgrade", "Origin", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language"),
-        *("Cache-Control", "Pragma", "Cookie", "Authorization", "Referer", "Content-Length", "Content-Type"),
-        *("Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"),
-        *("Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "X-Forwarded-For", "X-Forwarded-Proto"),
-        *("Sec-WebSocket-Accept", "Date", "Server"),
-    )
-}
 
 
 class HeadError(HandshakeError):
@@ -141,36 +130,14 @@ def take_request_head(data: bytes) -> tuple[RequestHead, int] | None:
 
     None for whatever is unusual: not whole, long, or wrong. ``read_request_head`` then tells what it is.
     """
-    end = data.find(b"\r\n\r\n", 0, MAX_LINE)  # so that no line can be too long
-    if end < 0:
+    taken = split_request(data, MAX_LINE, MAX_HEADERS, COMMON_NAMES)  # so short that no line can be too long
+    if taken is None:
         return None
-    line, _, rest = data[:end].partition(b"\r\n")
-    if (parsed := _parse_lines(rest)) is None:
-        return None
+    start, pairs, fields, size = taken
     try:
-        return _request_head(_parse_request_line(line + b"\r\n"), *parsed), end + 4
+        return _request_head(start, pairs, fields), size
     except HeadError:
         return None
-
-
-def _parse_lines(data: bytes) -> tuple[Pairs, Fields] | None:
-    """Return what the header lines say that these bytes are, the last without its CRLF; None if any is wrong."""
-    lines = data.decode("latin-1").split("\r\n")
-    if len(lines) > MAX_HEADERS or count_controls(data) != 2 * (len(lines) - 1):
-        return None
-    pairs: Pairs = []
-    fields: Fields = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        common = _COMMON_NAMES.get(name)
-        if common is None:
-            if not is_token(name):
-                return None
-            common = name, name.lower()
-        if not colon:
-            return None
-        _add(pairs, fields, common, value.strip(" \t"))
-    return pairs, fields
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -191,7 +158,7 @@ class RequestParser:
     """
 
     def __init__(self) -> None:
-        self._start: _Start | None = None
+        self._start: Start | None = None
         self._lines = _HeaderLines(MAX_HEAD)
         self._leading = True  # not a line has come yet
 
@@ -221,7 +188,7 @@ class RequestParser:
         return line
 
 
-def _request_head(start: _Start, pairs: Pairs, fields: Fields) -> RequestHead:
+def _request_head(start: Start, pairs: Pairs, fields: Fields) -> RequestHead:
     method, target, version, request_line = start
     _check_host(version, fields.get("host", []))
     _check_framing(version, fields)
@@ -272,7 +239,7 @@ def take_response_head(data: bytes) -> tuple[ResponseHead, int] | None:
     end = data.find(b"\r\n\r\n", 0, MAX_LINE)
     line, _, rest = data[: max(end, 0)].partition(b"\r\n")
     status = _match_final(line)
-    if status is None or (parsed := _parse_lines(rest)) is None:
+    if status is None or (parsed := split_headers(rest, MAX_HEADERS, COMMON_NAMES)) is None:
         return None
     return ResponseHead(*_status(status), *parsed), end + 4
 
@@ -315,20 +282,12 @@ class _HeaderLines:
         if not colon or count_controls(raw_value):
             raise _malformed(line, self._count)
         name = raw_name.decode("latin-1")
-        common = _COMMON_NAMES.get(name)
+        common = COMMON_NAMES.get(name)
         if common is None:
             if not is_token(name):
                 raise _malformed(line, self._count)
             common = name, name.lower()
-        _add(self.pairs, self.fields, common, raw_value.decode("latin-1"))
-
-
-def _add(pairs: Pairs, fields: Fields, name: tuple[str, str], value: str) -> None:
-    pairs.append((name[0], value))
-    if (values := fields.get(name[1])) is not None:
-        values.append(value)
-    else:
-        fields[name[1]] = [value]
+        add_header(self.pairs, self.fields, common, raw_value.decode("latin-1"))
 
 
 def _check_line_end(line: bytes, room: int, what: str, too_long: int = 431) -> None:
@@ -360,7 +319,7 @@ def _malformed(line: bytes, number: int) -> HeadError:
     return HeadError(f"header line {number} {fault}")
 
 
-def _parse_request_line(line: bytes) -> _Start:
+def _parse_request_line(line: bytes) -> Start:
     _check_line_end(line, MAX_LINE, "the request line", 414)
     match = _match_request_line(line)
     if match is None:
