@@ -12,7 +12,16 @@ from contextlib import contextmanager
 import pytest
 
 from websocketserver.deadline import Deadline
-from websocketserver.transport import SLICE, PlainTransport, TlsTransport, Transport, make_transport, poll
+from websocketserver.transport import (
+    SLICE,
+    PlainTransport,
+    TlsTransport,
+    Transport,
+    accept,
+    make_transport,
+    poll,
+    same_kind,
+)
 
 from .support import MS, SOON, _sockets, run_in_thread, socket_pair
 
@@ -379,6 +388,37 @@ class TestTls:
             transport.shutdown_write()
             server.settimeout(SOON)
             assert server.recv(1) == b""  # a ragged end would raise
+
+
+class TestAccept:
+    @pytest.mark.parametrize("timeout", [0, None, 5])
+    @pytest.mark.parametrize("default", [None, 7.0])
+    def test_it_accepts_as_the_method_does(self, timeout: float | None, default: float | None) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(timeout)
+            if timeout == 0:
+                with pytest.raises(BlockingIOError):
+                    accept(listener)
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+            poll(listener.fileno(), True, False, Deadline(SOON))
+            socket.setdefaulttimeout(default)
+            try:
+                ours, address = accept(listener)
+                theirs, _ = listener.accept()
+            finally:
+                socket.setdefaulttimeout(None)
+        assert address == ours.getpeername() == clients[0].getsockname()
+        assert (ours.family, ours.type, ours.proto) == (theirs.family, theirs.type, theirs.proto)
+        assert ours.gettimeout() == theirs.gettimeout() and ours.get_inheritable() == theirs.get_inheritable()
+        for sock in (ours, theirs, *clients):
+            sock.close()
+
+    def test_a_descriptor_gets_an_object_of_the_same_kind(self) -> None:
+        first, second = socket.socketpair()
+        with second, same_kind(first, first.detach()) as third:
+            third.send(b"x")
+            assert second.recv(1) == b"x"
+            assert (third.family, third.type, third.proto) == (second.family, second.type, second.proto)
 
 
 class TestPoll:

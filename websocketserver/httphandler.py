@@ -35,6 +35,7 @@ from .registry import Accepted, Registry
 from .responses import CheckedResponses
 from .streams import Link, Pace, Rate, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate, wrap
+from .transport import same_kind
 
 __all__ = ["StrictHTTPRequestHandler"]
 
@@ -438,7 +439,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         if self._owned is None and not isinstance(self.connection, ssl.SSLSocket):
             request: socket.socket = self.request
             blocking = request.gettimeout() is None
-            self._owned = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
+            self._owned = same_kind(request, request.detach())
             if not blocking:
                 self._owned.setblocking(False)  # as it is already, but the new object does not know
             self.request = self.connection = self._link.sock = self._owned

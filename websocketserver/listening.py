@@ -22,6 +22,8 @@ from contextlib import suppress
 from http.server import HTTPServer
 from typing import Any
 
+from .transport import accept
+
 __all__ = ["Listening", "bar_newcomers", "inherited_sockets"]
 
 FIRST = 3  # the first descriptor that systemd hands over (SD_LISTEN_FDS_START)
@@ -82,7 +84,7 @@ class Listening(HTTPServer):
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection; return its socket, never wrapped, and its address, an IPv4 one as such."""
-        request, address = socket.socket.accept(self.socket)  # an SSLSocket's own would do the handshake here
+        request, address = accept(self.socket)  # an SSLSocket's own method would do the handshake here
         if self.address_family == socket.AF_INET6 and address[0].startswith("::ffff:") and "." in address[0]:
             address = (address[0][len("::ffff:") :], address[1])
         return request, address
