@@ -68,9 +68,10 @@ class TestAccepted:
 
     def test_may_finish_an_answer(self, ends: Any) -> None:
         accepted = Accepted(ends[0])
-        assert accepted.begin_request()
+        assert accepted.begin_request() and accepted.admits()
         accepted.start_closing(GOING_AWAY)
         assert not is_cut(ends[1])
+        assert not accepted.admits()
         assert not accepted.begin_request()
         accepted.await_request()
         assert is_cut(ends[1])

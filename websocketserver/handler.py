@@ -25,8 +25,7 @@ from .logs import ConnectionLog
 from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
 from .protocol.extensions import Codec, negotiate
-from .protocol.handshake import VERSIONS, Request, check_request, is_upgrade, response_fields, same_origin
-from .protocol.headers import serialize_head
+from .protocol.handshake import VERSIONS, Request, build_response, check_request, is_upgrade, same_origin
 from .settings import Settings
 from .streams import AfterUpgrade, Pace
 
@@ -43,7 +42,7 @@ class _Agreement(NamedTuple):
     settings: Settings
     subprotocol: str | None
     codecs: Sequence[Codec]
-    fields: list[tuple[str, str]]  # of the 101
+    response: bytes  # the 101
 
 
 class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
@@ -342,31 +341,30 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         extra = () if self._answered else self.response_headers()
         if self._answered:
             return None
-        if not self._accepted.begin_request():  # the hooks may have taken long
+        if not self._accepted.admits():  # the hooks may have taken long
             raise HandshakeError("the server is shutting down", HTTPStatus.SERVICE_UNAVAILABLE, TRY_LATER)
         settings = Settings.of(self)  # after the hooks: they may set this connection's own
         extensions, codecs = negotiate(request.extensions, settings.all_extensions)
-        fields = response_fields(
+        response = build_response(
             request,
             subprotocol=subprotocol,
             extensions=extensions,
             extra=extra.items() if isinstance(extra, Mapping) else extra,
         )
-        return _Agreement(request, settings, subprotocol, codecs, fields)
+        return _Agreement(request, settings, subprotocol, codecs, response)
 
     def _switch_protocols(self, agreement: _Agreement) -> None:
         """Send the 101 and make the connection; the bytes that came behind the request are its first input."""
         self.log_request(HTTPStatus.SWITCHING_PROTOCOLS)
         self._link.limit = Pace(self.timeout)
-        head = serialize_head("HTTP/1.1 101 Switching Protocols", agreement.fields)
-        self.wfile.write(head)
+        self.wfile.write(agreement.response)
         own_loop = self._overrides("handle_websocket")
         self.websocket = WebSocketConnection(
             self._take_socket(),
             role=Role.SERVER,
             settings=agreement.settings,
             request=agreement.request,
-            response=head,
+            response=agreement.response,
             subprotocol=agreement.subprotocol,
             codecs=agreement.codecs,
             received=self._take_unread(),

@@ -67,7 +67,9 @@ def printable(text: str, most: int = MOST_REFUSED) -> str:
     """Return what may stand in a log of a text that has come from the peer."""
     if len(text) > most:
         text = text[:most] + "..."
-    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
+    if not text.isprintable():
+        return ascii(text)[1:-1]
+    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode()
 
 
 def redacted(text: str, names: Sequence[str]) -> str:

@@ -143,6 +143,11 @@ class Accepted:
             self._admission.begin_request(self)
             return self._admits_locked()
 
+    def admits(self) -> bool:
+        """Return whether the request that was begun is still to be answered; False if the server shuts down."""
+        with self._lock:
+            return self._admits_locked()
+
     def _admits_locked(self) -> bool:
         """Return whether a request is answered: a connection's first also while connections end by themselves."""
         return self._closing is None and (self._fresh or not self._draining)

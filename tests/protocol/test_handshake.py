@@ -16,6 +16,7 @@ from websocketserver.protocol.handshake import (
     Request,
     accept_key,
     build_request,
+    build_response,
     check_request,
     check_response,
     host_field,
@@ -332,6 +333,15 @@ class TestAnswer:
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", ACCEPT),
         ]
+
+    def test_the_bytes_of_an_answer(self) -> None:
+        plain = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        plain += b"Sec-WebSocket-Accept: " + ACCEPT.encode() + b"\r\n"
+        assert build_response(request()) == plain + b"\r\n"
+        assert build_response(request(), extra=[]) == build_response(request(), extra=iter(())) == plain + b"\r\n"
+        assert build_response(request(), extra=iter([("X-Own", "\xe4")])) == plain + b"X-Own: \xe4\r\n\r\n"
+        with pytest.raises(ValueError, match="offered: none"):
+            build_response(request(), subprotocol="")
 
     def test_a_full_answer(self) -> None:
         offered = request({"Sec-WebSocket-Protocol": "a, B"})

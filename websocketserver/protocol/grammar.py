@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = [
     "TOKEN",
@@ -49,6 +50,7 @@ def tokens(value: str) -> list[str]:
     return items
 
 
+@lru_cache(64)  # nearly all requests are for a few hosts
 def parse_host(value: str) -> tuple[str, int | None] | None:
     """Return (host in lower case, port or None) of a Host header's value; None if it is malformed.
 

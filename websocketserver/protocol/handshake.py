@@ -37,6 +37,7 @@ __all__ = [
     "Request",
     "accept_key",
     "build_request",
+    "build_response",
     "check_request",
     "check_response",
     "host_field",
@@ -55,6 +56,7 @@ _ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
 _SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
 _CLIENTS_OWN = _SERVERS_OWN | {"origin"}
 _UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # what every 426 says (RFC 9110, 15.5.22 and 7.8)
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 _match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
 _match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
 _match_origin = re.compile(r"([A-Za-z][0-9A-Za-z+.-]*)://([^/?#@\\]+)").fullmatch  # RFC 6454, 6.2
@@ -245,6 +247,20 @@ def accept_key(key: str) -> str:
     """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (4.2.2, 5.4)."""
     digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
+
+
+def build_response(
+    request: Request,
+    *,
+    subprotocol: str | None = None,
+    extensions: str = "",
+    extra: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """Return the 101 that accepts a request, ready to be sent: with the headers, and errors, of ``response_fields``."""
+    if subprotocol is None and not extensions and extra == ():  # most have nothing to add
+        return b"%bSec-WebSocket-Accept: %b\r\n\r\n" % (_SWITCHING, accept_key(request.key).encode())
+    fields = response_fields(request, subprotocol=subprotocol, extensions=extensions, extra=extra)
+    return serialize_head("HTTP/1.1 101 Switching Protocols", fields)
 
 
 def response_fields(
