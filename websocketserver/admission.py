@@ -86,8 +86,9 @@ class Admission:
         """The guest has ended."""
         with self._lock:
             self._waiting.pop(guest, None)
-            self._leaving.discard(guest)
-            self._gone.notify()
+            if guest in self._leaving:
+                self._leaving.discard(guest)
+                self._gone.notify()
 
     def make_room(self, patience: Deadline) -> bool:
         """Have the guest that has waited longest give way; False if nobody waits.

@@ -52,7 +52,9 @@ class Hooks:
 
     def _wanted_events(self) -> frozenset[str]:
         """Return which of the events that a connection keeps to itself there are hooks for."""
-        return WANTED[self._overrides("on_ping"), self._overrides("on_pong")]
+        kind, own = type(self), vars(self)
+        ping = kind.on_ping is not Hooks.on_ping or "on_ping" in own
+        return WANTED[ping, kind.on_pong is not Hooks.on_pong or "on_pong" in own]
 
     def _handle_event(self, event: AppEvent) -> None:
         """Call the hook for an event; where the hook finds the connection closed, those that came before go on."""

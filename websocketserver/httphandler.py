@@ -8,7 +8,6 @@ A peer that breaks the rules, is too slow or leaves costs one line in the log an
 
 from __future__ import annotations
 
-import contextlib
 import io
 import socket
 import ssl
@@ -166,8 +165,10 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         return self._meets_expectation()
 
     def _meets_expectation(self) -> bool:
-        expects = ",".join(self._head.fields.get("expect", ())).lower() == "100-continue"
-        return self.handle_expect_100() if expects and self.request_version >= "HTTP/1.1" else True
+        values = self._head.fields.get("expect")
+        if values is None or ",".join(values).lower() != "100-continue" or self.request_version < "HTTP/1.1":
+            return True
+        return self.handle_expect_100()
 
     def handle_expect_100(self) -> bool:
         """Tell the client to send its body (RFC 9110, 10.1.1); override to answer otherwise and return False."""
@@ -248,8 +249,10 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         """Return whether another request may follow this one (RFC 9112, section 9.3)."""
         if self.protocol_version < "HTTP/1.1":
             return False
-        values = ",".join(self._head.fields.get("connection", ()))
-        options = {option.strip(" \t") for option in values.lower().split(",")}
+        values = ",".join(self._head.fields.get("connection", ())).lower()
+        if self.request_version >= "HTTP/1.1" and "close" not in values:
+            return True
+        options = {option.strip(" \t") for option in values.split(",")}
         return "close" not in options and (self.request_version >= "HTTP/1.1" or "keep-alive" in options)
 
     def _answer_request(self) -> None:
@@ -415,8 +418,10 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         return Rate(Deadline(left), self.minimum_rate)
 
     def _set_nagle(self) -> None:
-        with contextlib.suppress(OSError):  # not TCP, or gone
+        try:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.disable_nagle_algorithm)
+        except OSError:  # not TCP, or gone
+            pass
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         """Wrap the socket, which takes the descriptor from the request, and do the handshake."""

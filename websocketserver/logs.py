@@ -34,7 +34,7 @@ class RequestLog(BaseHTTPRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """As inherited, with a line of bounded length."""
-        code = code.value if isinstance(code, HTTPStatus) else code
+        code = int(code) if isinstance(code, HTTPStatus) else code
         self.log_message('"%s" %s %s', printable(self.requestline, MOST_SERVED), str(code), str(size))
 
 

@@ -242,6 +242,7 @@ class Registry:
         self.counters = Counters()  # of what is over; a connection is there or in the list below, never in both
         self._lock = threading.RLock()  # guards all below, every leaving and every given_up
         self._changed = threading.Condition(self._lock)  # only for who waits or notifies: the lock itself is cheaper
+        self._awaited = 0  # threads that wait for the end of all
         self._accepted: dict[Any, Accepted] = {}
         self._draining: Callable[[], None] | None = None  # who is told of each end, while connections end by themselves
         self._closing: Close | None = None
@@ -284,7 +285,8 @@ class Registry:
                 outcome = accepted.outcome()
                 if outcome is not None:
                     (self._closed if outcome else self._cut).append(accepted.address)
-            self._changed.notify_all()
+            if self._awaited:
+                self._changed.notify_all()
         if accepted is not None:
             accepted.leave()
         if draining is not None:
@@ -396,10 +398,14 @@ class Registry:
             )
 
         with self._lock:
-            if not self._changed.wait_for(lambda: ended(given_up=False), deadline.left()):
-                return False
-            self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(self._moment.left()).left())
-            return True
+            self._awaited += 1
+            try:
+                if not self._changed.wait_for(lambda: ended(given_up=False), deadline.left()):
+                    return False
+                self._changed.wait_for(lambda: ended(given_up=True), deadline.sooner(self._moment.left()).left())
+                return True
+            finally:
+                self._awaited -= 1
 
     def _all(self) -> list[Accepted]:
         with self._lock:

@@ -68,16 +68,22 @@ class Pace:
 class Rate:
     """A deadline and, from the first byte on, a minimum rate: GRACE seconds, and one for every ``minimum`` bytes.
 
-    ``minimum`` None: the deadline alone. ``deadline`` is what follows from both so far.
+    ``minimum`` None: the deadline alone.
     """
 
     def __init__(self, deadline: Deadline, minimum: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.deadline = deadline
         self._whole = deadline
         self._minimum = minimum
         self._began: float | None = None
         self._total = 0
+
+    @property
+    def deadline(self) -> Deadline:
+        """What follows from both so far."""
+        if self._began is None or self._minimum is None:
+            return self._whole
+        return self._whole.sooner(self._began + GRACE + self._total / self._minimum - self._clock())
 
     def left(self) -> float | None:
         """Return how many seconds the next wait may last."""
@@ -89,13 +95,9 @@ class Rate:
 
     def reach(self, total: int) -> None:
         """So many bytes have come in all."""
-        if self._minimum is None or total == self._total:
-            return
-        now = self._clock()
-        if self._began is None:
-            self._began = now
+        if self._began is None and total:
+            self._began = self._clock()
         self._total = total
-        self.deadline = self._whole.sooner(self._began + GRACE + total / self._minimum - now)
 
 
 class Link:
@@ -122,16 +124,19 @@ class Link:
 
     def receive(self, size: int) -> bytes:
         """Return what there is, up to so many bytes, waiting for at least one; b"" at the end of the stream."""
-        began = time.monotonic()
+        waited = 0.0
         try:
             received: bytes | None = self._at_once(self.sock.recv, size)
             if received is None:
+                began = time.monotonic()
                 self._set_timeout()
                 received = self.sock.recv(size)
+                waited = time.monotonic() - began
         except OSError as error:
             self.error = error
             raise
-        self._count(began, len(received))
+        if not isinstance(self.limit, Deadline):
+            self.limit.count(waited, len(received))
         return received
 
     def receive_into(self, buffer: WriteableBuffer) -> int:
@@ -144,16 +149,19 @@ class Link:
     def send(self, data: memoryview) -> None:
         """Send all of it."""
         while data:
-            began = time.monotonic()
+            waited = 0.0
             try:
                 sent = self._at_once(self.sock.send, data[:SLICE])
                 if sent is None:
+                    began = time.monotonic()
                     self._set_timeout()
                     sent = self.sock.send(data[:SLICE])
+                    waited = time.monotonic() - began
             except OSError as error:
                 self.error = error
                 raise
-            self._count(began, sent)
+            if not isinstance(self.limit, Deadline):
+                self.limit.count(waited, sent)
             data = data[sent:]
 
     def end(self, linger: bool) -> None:
@@ -202,10 +210,6 @@ class Link:
         if left is not None and left <= 0:
             raise TimeoutError("timed out")
         self.sock.settimeout(left)
-
-    def _count(self, began: float, moved: int) -> None:
-        if not isinstance(self.limit, Deadline):
-            self.limit.count(time.monotonic() - began, moved)
 
 
 class SocketReader(io.RawIOBase):

@@ -27,7 +27,7 @@ class HandlerThread(threading.Thread):
             self.name += f" ({order[0].__name__})"
         self.orders: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self.orders.put(order)
-        self.patience = patience
+        self.patience = Deadline(patience).left()  # as much of it as the system can wait for
         self._of = threads
 
     def run(self) -> None:
@@ -67,14 +67,15 @@ class Threads:
 
     def next_order(self, thread: HandlerThread) -> Call | None:
         """As a thread whose connection is over: wait for another; None if none comes in time."""
-        deadline = Deadline(thread.patience)
         with self._lock:
             # A thread that is no daemon would keep the program from ending.
             if not (self._keeping and thread.daemon and thread.patience != 0 and len(self._spare) < MOST_SPARE):
                 return None
             self._spare.append(thread)
-        with suppress(queue.Empty):
-            return thread.orders.get(timeout=deadline.left())
+        try:
+            return thread.orders.get(timeout=thread.patience)
+        except queue.Empty:
+            pass
         with self._lock, suppress(queue.Empty):
             if thread in self._spare:
                 self._spare.remove(thread)
