@@ -30,6 +30,7 @@ PLAN = """
     protocol.extensions
     protocol.deflate
     protocol.handshake
+    protocol.asking
     protocol.endpoint
 
     settings

@@ -14,8 +14,8 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from .deadline import Deadline
 from .exceptions import HandshakeError
+from .protocol.asking import build_request, check_response, host_field
 from .protocol.extensions import Codec, Extension, accept_answer, format_offers
-from .protocol.handshake import build_request, check_response, host_field
 from .protocol.headers import ResponseHead, read_response_head, take_response_head
 from .streams import LOOK_SIZE, Link, SocketReader
 

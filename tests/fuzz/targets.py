@@ -14,12 +14,13 @@ from unittest.mock import patch
 
 from websocketserver.exceptions import HandshakeError, ProtocolError
 from websocketserver.protocol import endpoint
+from websocketserver.protocol.asking import check_response
 from websocketserver.protocol.cookies import format_cookies, parse_cookies
 from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.endpoint import Receiver, Role
 from websocketserver.protocol.extensions import accept_answer, format_offers, negotiate
 from websocketserver.protocol.grammar import format_extension, parse_extensions, parse_host, tokens
-from websocketserver.protocol.handshake import check_request, check_response, is_upgrade, response_fields, same_origin
+from websocketserver.protocol.handshake import check_request, is_upgrade, response_fields, same_origin
 from websocketserver.protocol.headers import (
     MAX_HEAD,
     MAX_HEADERS,

@@ -1,7 +1,7 @@
-"""The opening handshake, both sides, versions 13 and 8 (RFC 6455, section 4).
+"""The opening handshake as a server sees it, versions 13 and 8 (RFC 6455, section 4.2).
 
-Owns     what a request and its answer must say, and writing both; same-origin comparison.
-Imports  exceptions, grammar, headers, cookies. Pure functions: the random key comes in as an argument.
+Owns     what a request must say, and writing the answer; same-origin comparison. The client's side is in asking.py.
+Imports  exceptions, grammar, headers, cookies. Pure functions.
 Never    decides what an application decides: origin policy, subprotocol, extensions.
 
 Version 8 is draft hybi-08: the same on the wire, but its origin is in Sec-WebSocket-Origin.
@@ -16,16 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPMessage
-from typing import cast
 
 from ..exceptions import HandshakeError
-from .cookies import format_cookies, parse_cookies
-from .grammar import Extensions, check_field, is_token, parse_extensions, parse_host, tokens
+from .cookies import parse_cookies
+from .grammar import Extensions, check_field, parse_extensions, parse_host, tokens
 from .headers import (
     HeadError,
     Pairs,
     RequestHead,
-    ResponseHead,
     as_message,
     match_absolute,
     requested_host,
@@ -36,11 +34,8 @@ __all__ = [
     "VERSIONS",
     "Request",
     "accept_key",
-    "build_request",
     "build_response",
     "check_request",
-    "check_response",
-    "host_field",
     "is_upgrade",
     "offered_subprotocols",
     "response_fields",
@@ -52,15 +47,14 @@ VERSIONS = (13, 8)
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-_ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
-_SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
-_CLIENTS_OWN = _SERVERS_OWN | {"origin"}
+ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
+SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
 _UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # what every 426 says (RFC 9110, 15.5.22 and 7.8)
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-_match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
+match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
 _match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
 _match_origin = re.compile(r"([A-Za-z][0-9A-Za-z+.-]*)://([^/?#@\\]+)").fullmatch  # RFC 6454, 6.2
-_match_target = re.compile('/[!"$-~]*').fullmatch  # path and query: visible ASCII, no fragment
+match_target = re.compile('/[!"$-~]*').fullmatch  # path and query: visible ASCII, no fragment
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +102,6 @@ class Request:
         return cookies
 
 
-# The server's side
-
-
 def split_target(target: str) -> tuple[str, str]:
     """Return the path and the query of a request target, as they were sent."""
     absolute = match_absolute(target)
@@ -120,7 +111,7 @@ def split_target(target: str) -> tuple[str, str]:
 
 def is_upgrade(head: RequestHead) -> bool:
     """Return whether the request wants to become a WebSocket, be it rightly or wrongly asked for."""
-    return "upgrade" in head.fields and _lists(head.fields, "upgrade", "websocket")
+    return "upgrade" in head.fields and lists(head.fields, "upgrade", "websocket")
 
 
 def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Request:
@@ -133,9 +124,9 @@ def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Requ
     host = _check_target(head)
     version = _check_version(fields, versions)
     key = _single(fields, "Sec-WebSocket-Key")
-    if key is None or not _match_key(key):  # 4.2.1, 5
+    if key is None or not match_key(key):  # 4.2.1, 5
         raise HeadError("Sec-WebSocket-Key is missing or not the base64 of 16 bytes")
-    origin = _single(fields, _ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
+    origin = _single(fields, ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
     subprotocols = offered_subprotocols(head)
     extensions = _offered_extensions(fields.get("sec-websocket-extensions"))
     return Request(head.method, head.target, host, origin, version, key, subprotocols, extensions, head.pairs)
@@ -150,15 +141,15 @@ def _check_http(head: RequestHead) -> None:
     # A body would be read as frames (RFC 9112, 6); what is not a number was refused with the head.
     if "transfer-encoding" in head.fields or int(head.fields.get("content-length", ["0"])[0]):
         raise HeadError("the request of an opening handshake has no body")
-    if not _lists(head.fields, "upgrade", "websocket"):
+    if not lists(head.fields, "upgrade", "websocket"):
         raise HandshakeError("Upgrade does not name websocket", 426, _UPGRADE)
-    if not _lists(head.fields, "connection", "upgrade"):
+    if not lists(head.fields, "connection", "upgrade"):
         raise HandshakeError("Connection does not name upgrade", 426, _UPGRADE)
 
 
 def _check_target(head: RequestHead) -> str:
     """Return the host that the request is for (RFC 9112, 3.2 and 3.3)."""
-    if not (_match_target(head.target) or match_absolute(head.target)):
+    if not (match_target(head.target) or match_absolute(head.target)):
         raise HeadError("malformed request target")
     host = requested_host(head)
     parsed = parse_host(host)
@@ -206,7 +197,7 @@ def _offered_extensions(values: list[str] | None) -> Extensions:
         raise HeadError(f"malformed Sec-WebSocket-Extensions: {error}") from None
 
 
-def _lists(fields: Mapping[str, list[str]], key: str, name: str) -> bool:
+def lists(fields: Mapping[str, list[str]], key: str, name: str) -> bool:
     """Return whether the header is a list that has this name, in any case."""
     value = ",".join(fields.get(key, ())).lower()
     return value == name or name in [item.strip(" \t") for item in value.split(",")]
@@ -288,11 +279,11 @@ def response_fields(
     if extensions:
         parse_extensions(extensions)
         fields.append(("Sec-WebSocket-Extensions", extensions))
-    fields += _checked_extra(extra, _SERVERS_OWN)
+    fields += checked_extra(extra, SERVERS_OWN)
     return fields
 
 
-def _checked_extra(extra: Iterable[tuple[str, str]], own: frozenset[str]) -> list[tuple[str, str]]:
+def checked_extra(extra: Iterable[tuple[str, str]], own: frozenset[str]) -> list[tuple[str, str]]:
     """Return the headers that an application adds to a handshake, checked."""
     extra = list(extra)
     for name, value in extra:
@@ -300,134 +291,3 @@ def _checked_extra(extra: Iterable[tuple[str, str]], own: frozenset[str]) -> lis
         if name.lower() in own or name.lower().startswith("sec-websocket-"):
             raise ValueError(f"header {name} belongs to the handshake itself; use the argument for it, if there is one")
     return extra
-
-
-# The client's side
-
-
-def host_field(host: str, port: int, secure: bool) -> str:
-    """Return the Host header for a host name or address; a default port is left out (4.1)."""
-    if ":" in host and not host.startswith("["):
-        host = f"[{host.partition('%')[0]}]"  # RFC 6874, 4: the zone of an address is nobody else's business
-    return host if port == (443 if secure else 80) else f"{host}:{port}"
-
-
-def build_request(
-    host: str,
-    target: str,
-    key: str,
-    *,
-    version: int = 13,
-    origin: str | None = None,
-    subprotocols: Sequence[str] = (),
-    extensions: str = "",
-    cookies: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    extra: Iterable[tuple[str, str]] = (),
-) -> bytes:
-    """Return the opening handshake's request (4.1), ready to be sent.
-
-    ``host`` is the Host header (see host_field), replaced by a Host in ``extra``; ``target`` path and query;
-    ``key`` the base64 of 16 random bytes; ``extensions`` the offer, "" for none. Raises ValueError or TypeError
-    for what may not be sent.
-    """
-    added = _checked_extra(extra, _CLIENTS_OWN)
-    hosts = [value for name, value in added if name.lower() == "host"] or [host]
-    _check_request_arguments(hosts, target, key, version)
-    fields = [
-        ("Host", hosts[0]),
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Key", key),
-        ("Sec-WebSocket-Version", str(version)),
-    ]
-    if origin is not None:
-        check_field(_ORIGIN_FIELD[version], origin)
-        fields.append((_ORIGIN_FIELD[version], origin))
-    if subprotocols:
-        fields.append(("Sec-WebSocket-Protocol", _format_subprotocols(subprotocols)))
-    if extensions:
-        parse_extensions(extensions)
-        fields.append(("Sec-WebSocket-Extensions", extensions))
-    fields += [field for field in added if field[0].lower() != "host"]
-    if cookie := format_cookies(cookies):
-        if any(name.lower() == "cookie" for name, _ in added):
-            raise ValueError("cookies are given twice: as an argument and as a header")
-        fields.append(("Cookie", cookie))
-    return serialize_head(f"GET {target} HTTP/1.1", fields)
-
-
-def _check_request_arguments(hosts: list[str], target: str, key: str, version: int) -> None:
-    if len(hosts) > 1 or not (parse_host(hosts[0]) or [""])[0]:
-        raise ValueError(f"host must be one host name or address, with or without a port, not {', '.join(hosts)!r}")
-    if not _match_target(target):
-        raise ValueError(f"target must begin with a slash and be visible ASCII without a fragment, not {target!r}")
-    if not _match_key(key):
-        raise ValueError(f"key must be the base64 of 16 bytes, not {key!r}")
-    if version not in VERSIONS:
-        raise ValueError(f"version must be 13 or 8, not {version!r}")
-
-
-def _format_subprotocols(subprotocols: Sequence[str]) -> str:
-    if isinstance(subprotocols, str):
-        raise TypeError("subprotocols must be a sequence of names, not one name")
-    for subprotocol in subprotocols:
-        if not isinstance(subprotocol, str):
-            raise TypeError(f"subprotocol must be a str, not {type(subprotocol).__name__}")
-        if not is_token(subprotocol):
-            raise ValueError(f"subprotocol must be a token (letters, digits, hyphens, dots), not {subprotocol!r}")
-    if len(set(subprotocols)) < len(subprotocols):  # 4.1: the elements must be unique
-        raise ValueError(f"subprotocols must be unique: {', '.join(subprotocols)}")
-    return ", ".join(subprotocols)
-
-
-def check_response(
-    head: ResponseHead, *, key: str, subprotocols: Sequence[str] = (), extensions: str = ""
-) -> tuple[str | None, Extensions]:
-    """Return the subprotocol (None for none) and the extensions that the server accepted (4.1, second list).
-
-    ``key``, ``subprotocols`` and ``extensions`` are those of the request. Raises HandshakeError with the answer's
-    ``status`` and ``headers`` unless it opens the WebSocket that was asked for.
-    """
-    try:
-        _check_switching(head, key)
-        subprotocol = _answered_subprotocol(head.fields, subprotocols)
-        return subprotocol, _answered_extensions(head.fields, extensions)
-    except ValueError as error:
-        headers = cast(Mapping[str, str], head.headers)  # it has a mapping's methods, though not its type
-        raise HandshakeError(str(error), head.status, headers) from None
-
-
-def _check_switching(head: ResponseHead, key: str) -> None:
-    if head.status != 101:
-        reason = head.reason[:100] if head.reason.isprintable() else ""
-        answer = "refused" if head.status >= 400 else "has no WebSocket there"
-        raise ValueError(f"the server {answer}: {head.status} {reason}".rstrip())
-    if head.version != "HTTP/1.1":
-        raise ValueError(f"the server answered with {head.version}, not HTTP/1.1")
-    if [value.lower() for value in head.fields.get("upgrade", ())] != ["websocket"]:  # 4.1, 2
-        raise ValueError("the server's Upgrade is not websocket")
-    if not _lists(head.fields, "connection", "upgrade"):  # 4.1, 3
-        raise ValueError("the server's Connection does not name upgrade")
-    if head.fields.get("sec-websocket-accept") != [accept_key(key)]:  # 4.1, 4
-        raise ValueError("the server's Sec-WebSocket-Accept is not the answer to our key")
-
-
-def _answered_subprotocol(fields: Mapping[str, list[str]], offered: Sequence[str]) -> str | None:
-    values = fields.get("sec-websocket-protocol")
-    if values is None:
-        return None
-    if len(values) > 1 or values[0] not in offered:  # 4.1, 6: one, and one of ours
-        raise ValueError("the server's Sec-WebSocket-Protocol is not one that we offered")
-    return values[0]
-
-
-def _answered_extensions(fields: Mapping[str, list[str]], offered: str) -> Extensions:
-    values = fields.get("sec-websocket-extensions")
-    if values is None:
-        return []
-    if not offered:  # 4.1, 5
-        raise ValueError("the server accepted an extension, though none was offered")
-    try:
-        return parse_extensions(",".join(values))
-    except ValueError as error:
-        raise ValueError(f"the server's Sec-WebSocket-Extensions: {error}") from None
