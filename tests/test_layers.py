@@ -65,6 +65,7 @@ PLAN = """
     dump
     registry
     responses
+    handlersocket
     httphandler
     handler
     verbs

@@ -1,26 +1,23 @@
 """The HTTP part of a handler: the standard library's, with a strict parser and limits that hold.
 
-Owns     the socket until its end or its upgrade: TLS, request heads, refusals, the end of the stream.
-Never    knows what a WebSocket is; handler.py does.
+Owns     requests until the end or the upgrade: their heads, refusals, the way to what answers them.
+Never    knows what a WebSocket is, handler.py does; nor opens or ends the socket, handlersocket.py does.
 
 A peer that breaks the rules, is too slow or leaves costs one line in the log and never a traceback.
 """
 
 from __future__ import annotations
 
-import io
-import socket
-import ssl
-import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .admission import TRY_LATER, place_of
 from .deadline import Deadline
 from .exceptions import HandshakeError
 from .forwarded import UNIX, believed_addresses
+from .handlersocket import HandlerSocket
 from .hosts import HostCheck
 from .logs import RequestLog, printable, redacted
 from .protocol.headers import (
@@ -30,11 +27,8 @@ from .protocol.headers import (
     read_request_head,
     take_request_head,
 )
-from .registry import Accepted, Registry
 from .responses import CheckedResponses
-from .streams import Link, Pace, Rate, SocketReader, SocketWriter
-from .tls import end_refused, failure, peer_certificate, wrap
-from .transport import same_kind
+from .streams import Pace, Rate
 
 __all__ = ["StrictHTTPRequestHandler"]
 
@@ -42,29 +36,20 @@ TLS_RECORD = b"\x16"  # what a TLS client begins with, and no request: maybe wit
 KEPT = frozenset(("_lender", "_lent", "finish"))  # attributes that do not go with a connection that is lent
 
 
-class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
+class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, RequestLog):
     """BaseHTTPRequestHandler with the package's parser of request heads, and with deadlines.
 
     Works under any server of ``socketserver``'s kind and in front of SimpleHTTPRequestHandler.
     """
 
-    #: Seconds for TLS and the first request head, counted from accept, and for each further head from its first byte.
-    handshake_timeout: ClassVar[float | None] = 10
-    #: Bytes a second in which a request head must come once it has begun, beyond 3 seconds; None: at any rate.
-    minimum_rate: ClassVar[float | None] = 500
     #: Seconds of waiting for the peer in bodies and answers, for every 64 KiB, and for the next request to begin.
     timeout: ClassVar[float | None] = 30
     #: Addresses and networks of proxies whose X-Forwarded-For is believed; "unix" for a peer on a Unix socket.
     trusted_proxies: ClassVar[Sequence[str]] = ()
-    disable_nagle_algorithm = True
-
-    #: The client's certificate, as ssl.SSLSocket.getpeercert() gives it (dict), if it was asked for one and verified.
-    peer_certificate: Mapping[str, Any] | None = None
 
     _lender: StrictHTTPRequestHandler | None = None  # who has read the request that this handler is to answer
     _pairs: Pairs  # of the headers
     _headers: HTTPMessage | None
-    _rfile: Any
     _lent = False  # the connection is in the hands of another handler
 
     def setup(self) -> None:
@@ -76,26 +61,11 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         if isinstance(self.request, StrictHTTPRequestHandler):
             self._borrow(self.request)
             return
-        registry = getattr(self.server, "registry", None)
-        known = registry.get(self.request) if isinstance(registry, Registry) else None
-        self._accepted = known or Accepted(self.request)
         self._reset_request()
-        self._failed = False  # the TLS handshake: there is nobody to talk to
         self._linger = False  # there may be unread input at the end
         self._requests = 0
         self._resumed = False  # a further request is here, a pool has waited for it
-        self.connection = self.request
-        self._link = Link(self.request, self._handshake_limit())
-        self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
-        self._set_nagle()
-        context = getattr(self.server, "ssl_context", None)
-        if self._accepted.tls is not None:
-            self.connection = self._link.sock = self._accepted.tls
-        elif context is not None and not isinstance(self.request, ssl.SSLSocket):
-            self._start_tls(context)
-        self.peer_certificate = peer_certificate(self.connection)  # now: later other threads use it
-        self._set_reader(self._accepted.received)
-        self.wfile = SocketWriter(self._link)
+        self._open_socket()
 
     def handle(self) -> None:
         """Serve requests until the connection is to be closed."""
@@ -112,14 +82,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
             self._give_back(self._lender)
             return
         super().finish()
-        if not self._failed:
-            parking = self._accepted.parking
-            if self._linger and parking is not None:
-                parking.linger()
-            self._link.end(self._linger and parking is None)
-        if self._owned is not None:
-            self._accepted.release()
-            self._owned.close()
+        self._end_socket(self._linger)
 
     # One request
 
@@ -231,13 +194,6 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         if self._peek()[:1] == TLS_RECORD:
             raise HandshakeError("this port does not speak TLS: use http:// or ws://")
         return read_request_head(self._read_line)
-
-    def _peek(self) -> bytes:
-        """Return some of what comes next, waiting for a byte; b"" at the end of the stream."""
-        if self._rfile is None:
-            return self._reader.look()
-        some: bytes = self._rfile.peek(1)
-        return some
 
     def _read_line(self, limit: int) -> bytes:
         line: bytes = self.rfile.readline(limit)
@@ -374,30 +330,7 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
         parking.park(self, self._take_unread())
         return True
 
-    def _take_unread(self) -> bytes:
-        """Return what has been read from the socket and not been used; ``rfile`` has ended then."""
-        self._reader.stop()
-        unread = self._reader.look() if self._rfile is None else self._rfile.read()
-        self._rfile = None  # it has a large buffer
-        return unread
-
-    # The socket
-
-    def _set_reader(self, received: bytes) -> None:
-        self._reader = SocketReader(self._link, received)
-        self._rfile = None
-
-    @property
-    def rfile(self) -> Any:
-        """What the client sends, as a buffered file: made when it is first asked for, a WebSocket needs none."""
-        if self._rfile is None:
-            size = self.rbufsize if self.rbufsize > 1 else io.DEFAULT_BUFFER_SIZE
-            self._rfile = io.BufferedReader(self._reader, size)
-        return self._rfile
-
-    @rfile.setter
-    def rfile(self, file: Any) -> None:
-        self._rfile = file
+    # As in the standard library
 
     @property  # type: ignore[override]
     def headers(self) -> HTTPMessage:
@@ -409,47 +342,6 @@ class StrictHTTPRequestHandler(HostCheck, CheckedResponses, RequestLog):
     @headers.setter
     def headers(self, headers: HTTPMessage) -> None:
         self._headers = headers
-
-    def _handshake_limit(self) -> Deadline | Rate:
-        if self._accepted.late:
-            return Deadline(0)
-        timeout = self.handshake_timeout
-        left = None if timeout is None else timeout - (time.monotonic() - self._accepted.since)
-        return Rate(Deadline(left), self.minimum_rate)
-
-    def _set_nagle(self) -> None:
-        try:
-            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.disable_nagle_algorithm)
-        except OSError:  # not TCP, or gone
-            pass
-
-    def _start_tls(self, context: ssl.SSLContext) -> None:
-        """Wrap the socket, which takes the descriptor from the request, and do the handshake."""
-        self._accepted.await_request()  # whoever dawdles here may be cut, and may have to make room
-        try:
-            self._owned = wrap(context, self.request, server_side=True)
-            self.connection = self._owned
-            self._accepted.adopt(self._owned)
-            self._link.sock = self._owned
-            self._link.handshake()
-        except OSError as error:
-            self._failed = True
-            self._accepted.counters.count("tls_handshakes_failed")
-            self.log_error("TLS handshake failed: %s", failure(error))
-            if end_refused(self._link.sock, error):
-                self._link.discard_rest()
-
-    def _take_socket(self) -> socket.socket:
-        """Return the socket for good: whoever has it closes it, and the server finds nothing to close any more."""
-        if self._owned is None and not isinstance(self.connection, ssl.SSLSocket):
-            request: socket.socket = self.request
-            blocking = request.gettimeout() is None
-            self._owned = same_kind(request, request.detach())
-            if not blocking:
-                self._owned.setblocking(False)  # as it is already, but the new object does not know
-            self.request = self.connection = self._link.sock = self._owned
-        taken: socket.socket = self.connection
-        return taken
 
 
 def _nothing() -> None:
