@@ -110,6 +110,11 @@ class TestAgenda:
         agenda.add(1.0, "once")
         agenda.strike(entry)
         assert [agenda.take(2.0), agenda.take(2.0)] == ["once", None]
+        first, second = agenda.add(1.0, "never"), agenda.add(2.0, "never")
+        agenda.strike(second)
+        assert len(agenda) == 2
+        agenda.strike(first)
+        assert len(agenda) == 0, "nobody wakes up for them"
 
     def test_does_not_grow_by_what_is_struck_out(self) -> None:
         agenda = Agenda()

@@ -118,9 +118,12 @@ class Agenda:
         return entry
 
     def strike(self, entry: list[Any]) -> None:
-        """Forget an entry that has not been taken."""
+        """Forget an entry that has not been taken; what is struck out in front goes at once."""
         entry[2] = None
         self._struck += 1
+        while self._heap and self._heap[0][2] is None:
+            heapq.heappop(self._heap)
+            self._struck -= 1
         if self._struck > max(MOST_STRUCK, len(self._heap) // 2):
             self._heap = [entry for entry in self._heap if entry[2] is not None]
             heapq.heapify(self._heap)

@@ -312,13 +312,13 @@ class Pool:
 
     def _poll(self) -> None:
         """As the leader, which has nobody to serve, wait for somebody."""
-        polled = self._poller.poll(self._seconds())
+        polled = self._poller.poll(self._seconds() if self._announced or self._agenda else None)
         self._ready.extend(filter(None, map(self._tenants.get, polled)))
         if len(self._ready) < len(polled):
             self._waker.drain()
         while self._announced:
             self._ready.append(self._announced.popleft())
-        if len(self._agenda):
+        if self._agenda:
             self._take_expired()
 
     def _seconds(self) -> float | None:
