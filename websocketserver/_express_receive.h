@@ -103,7 +103,7 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
     }
     int result = -1;
     *lost = 1;
-    if (PyErr_CheckSignals() == 0)
+    if (!wait || PyErr_CheckSignals() == 0)
         result = PyBytes_GET_SIZE(data) ? take_in(state, self, receiver, data) == 0 ? 1 : -1
                                         : note_end(state, self, "the stream ended without a Close");
     Py_DECREF(data);

@@ -78,9 +78,8 @@ static int begin_turn(const State *state, PyObject *worker, PyObject *tenant)
 /* End a turn, with the pool's lock only if somebody may be looking at it: while the GIL is ours, nobody begins to. */
 static int end_turn(const State *state, PyObject *pool, PyObject *worker, PyObject *tenant)
 {
-    if (!IS(CLIENT, gone, tenant, Py_True) &&
-        PyObject_SetAttr(GET(CLIENT, _accepted, tenant), state->names[NAME_thread], Py_None) < 0)
-        return -1;
+    if (!IS(CLIENT, gone, tenant, Py_True))
+        put(state, GET(CLIENT, _accepted, tenant), ACCEPTEDthread, Py_NewRef(Py_None));
     if (IS(WORKER, passing, worker, Py_False) && IS(WORKER, passed, worker, Py_False)) {
         put(state, worker, WORKERtenant, Py_NewRef(Py_None));
         return 1;
@@ -101,7 +100,8 @@ static int has_more(const State *state, PyObject *connection)
 static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject *tenant)
 {
     PyObject *handler = GET(CLIENT, _simple, tenant), *connection = GET(CLIENT, _connection, tenant);
-    if (handler == Py_None || !IS(CLIENT, slow, tenant, Py_False) || !is_open(state, connection))
+    if (handler == Py_None || !IS(CLIENT, slow, tenant, Py_False) || !is_open(state, connection) ||
+        !is_plain(state, ACCEPTED, GET(CLIENT, _accepted, tenant)))
         return 0;
     if (begin_turn(state, worker, tenant) < 0)
         return -1;
@@ -109,9 +109,8 @@ static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject 
         return 0;
     Py_INCREF(handler);
     Py_INCREF(connection);
-    int done = PyObject_SetAttr(GET(CLIENT, _accepted, tenant), state->names[NAME_thread], GET(WORKER, thread, worker));
-    if (done == 0)
-        done = handle_one(state, handler, connection, 0);
+    put(state, GET(CLIENT, _accepted, tenant), ACCEPTEDthread, Py_NewRef(GET(WORKER, thread, worker)));
+    int done = handle_one(state, handler, connection, 0);
     if (done == 1 && has_more(state, connection))
         done = 0;
     Py_DECREF(handler);

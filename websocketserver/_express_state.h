@@ -1,6 +1,6 @@
 /* What _express.c knows of the Python classes: their slots and methods, and where they are found. Part of _express.c. */
 
-enum { CONNECTION, OUTPUT, RECEIVER, SENDER, TRANSPORT, PARSER, POOL, WORKER, CLIENT, OWNERS };
+enum { CONNECTION, OUTPUT, RECEIVER, SENDER, TRANSPORT, PARSER, POOL, WORKER, CLIENT, ACCEPTED, OWNERS };
 #define SERVER POOL /* from here on: of the server alone */
 
 
@@ -14,6 +14,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.pool", "Pool"},
     {"websocketserver.pool", "_Worker"},
     {"websocketserver.pooling", "_Client"},
+    {"websocketserver.registry", "Accepted"},
 };
 
 #define SLOTS(SLOT)                                                                                                  \
@@ -71,7 +72,8 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     SLOT(CLIENT, _simple)                                                                                            \
     SLOT(CLIENT, away)                                                                                               \
     SLOT(CLIENT, gone)                                                                                               \
-    SLOT(CLIENT, slow)
+    SLOT(CLIENT, slow)                                                                                               \
+    SLOT(ACCEPTED, thread)
 
 #define AS_INDEX(owner, name) owner##name,
 #define AS_PLACE(owner, name) {owner, #name},
@@ -90,7 +92,6 @@ static const struct {
     METHOD(on_message)                                                                                               \
     METHOD(popleft)                                                                                                  \
     METHOD(release)                                                                                                  \
-    METHOD(thread)                                                                                                   \
     METHOD(_end_turn)                                                                                                \
     METHOD(_flush)                                                                                                   \
     METHOD(_interrupted)                                                                                             \

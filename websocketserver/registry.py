@@ -57,6 +57,8 @@ class Accepted:
     ``admission`` counts it, at ``place``; ``counters`` are where its handler counts what happens.
     """
 
+    __slots__ = ("__dict__", "__weakref__", "thread")  # express.py writes the last
+
     def __init__(
         self,
         request: Any,
