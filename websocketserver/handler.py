@@ -149,11 +149,11 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
         Then only on_open and on_close are called for you; the connection is closed on return.
         """
-        simple = self.is_served_simply()
+        websocket, simple = self.websocket, self.is_served_simply()
         try:
-            for event in self.websocket.events():
+            for event in websocket.events():
                 self._handle_event(event)
-                if simple:
+                if simple and websocket._gathering is None:  # else more has come already
                     self._handle_messages()
         except ConnectionClosed as error:
             if not self._is_end(error):
