@@ -38,7 +38,7 @@ if command -v valgrind >/dev/null; then
     build -O1
     valgrind --log-file=valgrind.log --leak-check=no "$python" -m tests.protocol.fuzz_twins $((stories / 50))
     valgrind --log-file=express.log --leak-check=no "$python" -m pytest -q -p no:cacheprovider --timeout 300 \
-        tests/test_express.py -k 'messages_come_and_go or NotSimple'
+        tests/test_express.py -k 'messages_come_and_go or NotSimple or TestTurnsInAPool'
     cat express.log >>valgrind.log
     grep -q 'ERROR SUMMARY' valgrind.log
     if grep -E -B 12 -A 12 '\((_speedups|_express)' valgrind.log; then exit 1; fi
