@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ from websocketserver import connection as module
 from websocketserver import handler as handler_module
 from websocketserver import pool as pool_module
 from websocketserver.deadline import Deadline
+from websocketserver.keepalive import Heartbeat
 from websocketserver.output import GATHERED
 from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.pump import Turn
@@ -55,6 +57,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(module, "receive_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "ready_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
+        monkeypatch.setattr(module, "ping_at_once", lambda connection, payload: False)
         monkeypatch.setattr(handler_module, "handle_at_once", lambda connection, handler: None)
         monkeypatch.setattr(pool_module, "serve_at_once", lambda pool, worker, ready: ready.popleft())
         monkeypatch.setattr(sharing, "share_at_once", lambda connection, frame, guests: False)
@@ -174,6 +177,40 @@ class TestBothWays:
                 connection.handle_ready(seen.append)
         finally:
             connection.unpark()
+
+    @pytest.mark.parametrize("way_of_pool", [True, False])
+    def test_pings_of_the_timer(self, ends: Ends, way_of_pool: bool) -> None:
+        connection, peer = ends
+        if way_of_pool:
+            connection.park(lambda: None)
+        connection._heartbeat = Heartbeat(0, None, time.monotonic())
+        for number in (1, 2):
+            connection.visit(time.monotonic())
+            assert peer.read_frame() == (9, number.to_bytes(4, "big"), True, 0, connection.role is Role.CLIENT)
+        assert connection._pings.sent == 2
+        assert counted(connection) == (0, 0)
+        assert connection.stats.bytes_sent == 2 * (6 if connection.role is Role.SERVER else 10)
+        connection.send("x")
+        assert peer.read_frame().payload == b"x"
+        if way_of_pool:
+            connection.unpark()
+
+    def test_pings_to_a_full_socket(self, ends: Ends) -> None:
+        connection, peer = ends
+        connection.park(lambda: None)
+        sent = 0
+        with pytest.raises(TimeoutError, match="nothing was sent"):
+            while True:
+                connection.send(bytes(1000), timeout=0)
+                sent += 1
+        for _ in range(200):  # the last of them find no room, or not for all
+            connection._send_ping(b"ping")
+        receiving = run_in_thread(lambda: [peer.read_frame() for _ in range(sent + 1)])
+        wait_until(lambda: connection._output.flush())
+        got = receiving.result()
+        assert [each.opcode for each in got[:sent]] == [2] * sent
+        assert got[sent][:2] == (9, b"ping")
+        connection.unpark()
 
     def test_text_as_bytes(self, ends: Ends) -> None:
         connection, peer = ends
@@ -709,6 +746,22 @@ if HAVE_C:  # else there is nothing but the other way
             assert all(peer.read_frame().payload == bytes(10_000) for _ in range(sent))
             catching_up.result()
             assert connection.stats.bytes_sent == sent * 10_004
+
+        @pytest.mark.parametrize("name", [*NOT_SENDING, "_announce"])
+        def test_pinging(self, name: str) -> None:
+            with half() as (connection, peer):
+                connection.park(lambda: None)
+                undo = change(connection, name, NOT_SENDING.get(name))
+                simple = name in ("_gathering", "_output.sender.plain")
+                assert express.ping_at_once(connection, b"ping") is simple
+                undo()
+                if simple:
+                    assert peer.read_frame()[:2] == (9, b"ping")
+                assert express.ping_at_once(connection, b"pong") is True
+                assert peer.read_frame()[:2] == (9, b"pong")
+                with connection._output.lock:
+                    assert express.ping_at_once(connection, b"ping") is False
+                connection.unpark()
 
         def test_locks_that_others_hold(self, ends: Ends) -> None:
             connection, peer = ends

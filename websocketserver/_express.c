@@ -86,6 +86,8 @@ static PyMethodDef functions[] = {
      "Call on_message with what comes, as long as that is simple."},
     {"serve_at_once", (PyCFunction)(void (*)(void))serve_at_once, METH_FASTCALL,
      "Serve those that are ready as far as that is simple; return the first for whom it is not."},
+    {"ping_at_once", (PyCFunction)(void (*)(void))ping_at_once, METH_FASTCALL,
+     "Send a Ping where a pool has the connection and that is simple, else return False; None where it was begun."},
     {"poll_at_once", (PyCFunction)(void (*)(void))poll_at_once, METH_FASTCALL,
      "Return the descriptors of an epoll that are ready."},
     {"share_at_once", (PyCFunction)(void (*)(void))share_at_once, METH_FASTCALL,

@@ -252,3 +252,25 @@ static PyObject *flush_at_once(PyObject *module, PyObject *const *args, Py_ssize
     int sent = send_out(state, self, output, fd, GET(OUTPUT, gathered, output), NEVER);
     return sent < 0 ? NULL : PyBool_FromLong(sent == ALL);
 }
+
+/* ---- Pings ---- */
+
+#define PING 9 /* 5.5.2 */
+
+static PyObject *ping_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (check_arguments(state, args, nargs, 2) < 0)
+        return NULL;
+    PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
+    if (!sender || !IS(SENDER, _new_key, sender, Py_None) || IS(CONNECTION, _announce, self, Py_None) ||
+        !PyBytes_CheckExact(args[1]))
+        Py_RETURN_FALSE;
+    int fd = free_output(state, self, output, sender);
+    if (fd < 0 || PyByteArray_GET_SIZE(GET(OUTPUT, gathered, output)))
+        return nothing_done();
+    PyObject *frame = make_plain_frame(PING, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]));
+    PyObject *result = frame ? answer(send_out(state, self, output, fd, frame, NEVER)) : NULL;
+    Py_XDECREF(frame);
+    return result;
+}

@@ -123,14 +123,18 @@ class AttendedChannel(Channel):
             with self._lock:
                 waiter = PingWaiter(self._pings.new_payload(), self._await_pong)
                 self._pings.add(waiter)
-                self._output.queue_locked(PING, waiter.payload)
-            self._flush()
+            self._send_ping(waiter.payload)
         try:
             self._release_windows(now)
         except BaseException:
             self._cut("an extension failed")
             raise
         return self._next_visit(now)
+
+    def _send_ping(self, payload: bytes) -> None:
+        """Send a Ping as soon as the socket takes it."""
+        self._output.queue(PING, payload)
+        self._flush()
 
     def _next_visit(self, now: float) -> float:
         due = self._heartbeat.next_visit()

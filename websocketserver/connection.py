@@ -19,7 +19,7 @@ from .channel import SLOW
 from .counters import Stats
 from .deadline import HASTE, Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .express import ready_at_once, receive_at_once, send_at_once
+from .express import ping_at_once, ready_at_once, receive_at_once, send_at_once
 from .fragments import as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
@@ -269,6 +269,13 @@ class WebSocketConnection(SharingChannel):
         Waits and raises as ``send``.
         """
         self._send_control(PONG, _control_payload(payload), timeout)
+
+    def _send_ping(self, payload: bytes) -> None:
+        sent = ping_at_once(self, payload)
+        if sent is None:
+            self._flush()
+        elif not sent:
+            super()._send_ping(payload)
 
     def _send_control(self, opcode: int, payload: bytes, timeout: float | None) -> None:
         deadline = Deadline(timeout) if timeout is not None else NEVER

@@ -18,6 +18,7 @@ from .protocol.events import AppEvent
 __all__ = [
     "flush_at_once",
     "handle_at_once",
+    "ping_at_once",
     "poll_at_once",
     "ready_at_once",
     "receive_at_once",
@@ -74,6 +75,14 @@ def handle_at_once(connection: FragmentedChannel, handler: Any, /) -> None:
     """Call ``handler.on_message`` with messages as they come, waiting for them, as long as that is simple."""
 
 
+def ping_at_once(connection: FragmentedChannel, payload: bytes, /) -> bool | None:
+    """Send a Ping with the GIL held, where a pool has the connection: its leader would take it, and not let go soon.
+
+    False where nothing was done; None: it was begun, and what is left of it is pending.
+    """
+    return False
+
+
 def poll_at_once(epoll: Any, seconds: float | None, /) -> list[int]:
     """Return which descriptors of an epoll can be read or have failed, once there are any or so many seconds are over.
 
@@ -88,6 +97,7 @@ if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
         from ._express import (
             flush_at_once,
             handle_at_once,
+            ping_at_once,
             poll_at_once,
             ready_at_once,
             receive_at_once,
