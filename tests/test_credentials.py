@@ -103,6 +103,7 @@ class TestTokens:
             (("",), {}, ValueError),
             (({"": "ada"},), {}, ValueError),
             (({b"t": "ada"},), {}, TypeError),
+            ((["t"],), {}, TypeError),
             (("t",), {"header": False}, ValueError),
             (("t",), {"subprotocol": "a b"}, ValueError),
             (("t",), {"cookie": "a;b"}, ValueError),
@@ -158,7 +159,13 @@ class TestPasswords:
 
     @pytest.mark.parametrize(
         ("table", "error"),
-        [({"a:b": "x"}, ValueError), ({"a": ""}, ValueError), ({"a": b"x"}, TypeError), ({b"a": "x"}, TypeError)],
+        [
+            ({"a:b": "x"}, ValueError),
+            ({"a": ""}, ValueError),
+            ({"a": b"x"}, TypeError),
+            ({b"a": "x"}, TypeError),
+            ([("a", "x")], TypeError),
+        ],
     )
     def test_what_makes_no_sense_is_refused(self, table: Any, error: type[Exception]) -> None:
         with pytest.raises(error):

@@ -292,6 +292,12 @@ class TestRequest:
         with pytest.raises(ValueError):
             make(**options)
 
+    @pytest.mark.parametrize("what", ["headers", "cookies"])
+    @pytest.mark.parametrize("fields", ["a=b", ["X: 1"], ["ab"], [("a", "b", "c")], {"a"}])
+    def test_what_are_no_pairs(self, what: str, fields: Any) -> None:
+        with pytest.raises(ValueError, match=f"^{what} must be a mapping, or pairs of a name and a value$"):
+            make(**{what: fields})
+
     @pytest.mark.parametrize(
         "options",
         [

@@ -33,17 +33,17 @@ AGAIN = 0.001  # seconds after which it comes again where it found something; fr
 class AttendedChannel(Channel):
     """A channel that is looked after."""
 
-    __slots__ = (
-        "_heartbeat",
-        "_messages",
-        "_messages_sent",
-        "_pause",
-        "_pings",
-        "_quiet_since",
-        "_release_after",
-        "extensions",
-        "latency",
-    )
+    __slots__ = {  # what help() says of each
+        "_heartbeat": None,
+        "_messages": None,
+        "_messages_sent": None,
+        "_pause": None,
+        "_pings": None,
+        "_quiet_since": None,
+        "_release_after": None,
+        "extensions": "The extensions agreed on (Codec), in the order of the answer.",
+        "latency": "The last round-trip time of a Ping in seconds, None before the first.",
+    }
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class AttendedChannel(Channel):
         codecs: Sequence[Codec],
     ) -> None:
         super().__init__(transport, role, receiver, sender, settings, hooks)
-        self.extensions = tuple(codecs)  #: the extensions agreed on (Codec), in the order of the answer
-        self.latency: float | None = None  #: the last round-trip time of a Ping in seconds, None before the first
+        self.extensions = tuple(codecs)
+        self.latency: float | None = None
         self._messages_sent = 0  # guarded by the write lock
         self._pings = Pings()  # guarded by the state lock
         now = time.monotonic()

@@ -60,16 +60,16 @@ class WebSocketConnection(SharingChannel):
     message until the connection ends normally (1000 or 1001), and raises ConnectionClosed otherwise.
     """
 
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_local_address",
-        "_response",
-        "_sock",
-        "remote_address",
-        "request",
-        "subprotocol",
-    )
+    __slots__ = {  # what help() says of each
+        "__dict__": None,
+        "__weakref__": None,
+        "_local_address": None,
+        "_response": None,
+        "_sock": None,
+        "remote_address": "The peer's address, as socket.getpeername() gave it, or the server that knows better.",
+        "request": "The opening request (Request), on the server.",
+        "subprotocol": "The subprotocol agreed on (str), or None.",
+    }
 
     def __init__(
         self,
@@ -103,10 +103,9 @@ class WebSocketConnection(SharingChannel):
         sender = Sender(role, new_key=_new_key, codecs=codecs, fragment_size=settings.fragment_size)
         transport = make_transport(sock, nagle=not settings.disable_nagle_algorithm, keepalive=settings.tcp_keepalive)
         super().__init__(transport, role, receiver, sender, settings, hooks, codecs)
-        self.request = request  #: the opening request (Request), on the server
+        self.request = request
         self._response = response
-        self.subprotocol = subprotocol  #: the subprotocol agreed on (str), or None
-        #: the peer's address, as socket.getpeername() gave it, or as the server did where it knows better
+        self.subprotocol = subprotocol
         self.remote_address = _address(sock.getpeername) if remote_address is None else remote_address
         self._sock = sock
         self._local_address: object = None

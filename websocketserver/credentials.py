@@ -89,7 +89,7 @@ class TokenAuth(_Auth):
         if not (header or subprotocol or query or cookie):
             raise ValueError("there is nowhere to look for the token: name a header, subprotocol, query or cookie")
         tokens = {accept: True} if isinstance(accept, str) else accept
-        self._find = tokens if callable(tokens) else _Secrets(tokens.items()).find
+        self._find = tokens if callable(tokens) else _Secrets(_items(tokens)).find
         self._header = header
         self._subprotocol = subprotocol
         self._query = query
@@ -126,7 +126,7 @@ class BasicAuth(_Auth):
     ) -> None:
         super().__init__(f'Basic realm={_quoted(realm)}, charset="UTF-8"')
         self._is_right = accept if callable(accept) else None
-        self._secrets = _Secrets(() if callable(accept) else map(_user_pass, accept.items()))
+        self._secrets = _Secrets(() if callable(accept) else map(_user_pass, _items(accept)))
 
     def identify(self, handler: Handler) -> str | None:
         """Return the name that the handler's request proves by its password, None if it proves none."""
@@ -163,6 +163,12 @@ class _Secrets:
             if hmac.compare_digest(known, digest):
                 found = who
         return found
+
+
+def _items(accept: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    if not isinstance(accept, Mapping):
+        raise TypeError(f"accept must be a mapping or a function, not {type(accept).__name__}")
+    return accept.items()
 
 
 def _user_pass(entry: tuple[str, str]) -> tuple[str, str]:

@@ -79,7 +79,7 @@ class Opening:
                 before, behind = _request_parts(target, version, origin, self._subprotocols, self._offer)
                 self.request = before + self._key.encode() + behind
                 return
-        extra = _pairs(headers)
+        extra = _pairs("headers", headers)
         if target.credentials is not None and not any(str(name).lower() == "authorization" for name, _ in extra):
             extra.append(("Authorization", "Basic " + base64.b64encode(target.credentials).decode()))  # RFC 7617
         self.request = build_request(
@@ -90,7 +90,7 @@ class Opening:
             origin=origin,
             subprotocols=self._subprotocols,
             extensions=self._offer,
-            cookies=_pairs(cookies),
+            cookies=_pairs("cookies", cookies),
             extra=extra,
         )
 
@@ -189,10 +189,13 @@ def _has_port(parts: SplitResult) -> bool:
 _known_url = lru_cache(64)(_parse_url)  # who comes again, comes to the same place
 
 
-def _pairs(fields: Fields | None) -> list[tuple[str, str]]:
+def _pairs(what: str, fields: Fields | None) -> list[tuple[str, str]]:
     if fields is None:
         return []
-    return list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+    pairs = list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+    if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{what} must be a mapping, or pairs of a name and a value")
+    return pairs
 
 
 def _read_body(reader: io.BufferedReader[SocketReader], head: ResponseHead) -> bytes:
