@@ -382,6 +382,26 @@ class TestPending:
 
 
 class TestClosing:
+    def test_a_server_waits_for_the_end_of_the_peers_stream_before_it_reads(
+        self, tls: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has ended its own first (7.1.1): to read at once would hardly ever find anything."""
+        steps: list[str] = []
+        with half(Role.SERVER, tls=tls) as (server, peer):
+            kind = type(server._transport)
+            for name in ("wait", "discard"):
+                step = getattr(kind, name)
+                monkeypatch.setattr(kind, name, lambda *args, name=name, step=step: steps.append(name) or step(*args))
+            peer.close_frame(1000)
+            with pytest.raises(ConnectionClosedOK):
+                server.recv(SOON)
+            steps.clear()
+            closing = run_in_thread(server.close)
+            assert peer.read_close() == 1000
+            peer.sock.close()
+            closing.result(SOON)
+        assert steps[0] == "wait"
+
     def test_we_begin(self, tls: bool, role: Role) -> None:
         with half(role, tls=tls) as (connection, peer):
             closing = run_in_thread(connection.close, 4000, "enough", timeout=SOON)

@@ -216,7 +216,9 @@ class Intake(ABC):
             block = deadline.at is None and not (output.queued or output.rest) and get_ident() != MAIN_THREAD
             receiver = self._receiver
             size: int | None
-            if receiver.in_frame or self._input_over:
+            if output.finished and self._input_over and not deadline.passed():
+                size = None  # who ends the stream first waits for the peer to do so: that takes a moment
+            elif receiver.in_frame or self._input_over:
                 size = self._take_in(block)
             else:  # the common case, without a detour
                 data = self._transport.receive(self._room, block)
