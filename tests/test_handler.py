@@ -7,6 +7,7 @@ import http.server
 import re
 import socket
 import struct
+import sys
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -861,6 +862,25 @@ class TestOrdinaryRequests:
 
 
 class TestAfterTheUpgrade:
+    def test_the_names_of_attributes_are_shared_by_all_instances(self) -> None:
+        """They are as long as there are 29 at most, two of the application's included (from CPython 3.11 on)."""
+        sizes: list[int] = []
+
+        class Handler(Quiet):
+            def on_open(self) -> None:
+                self.name, self.room = "name", "room"
+
+            def on_close(self, code: int, reason: str) -> None:
+                sizes.append(sys.getsizeof(vars(self)))
+
+        with serving(Handler) as running:
+            for _ in range(3):
+                with raw_client(running) as peer:
+                    leave(peer)
+                    assert peer.read_close() == 1000
+            wait_until(lambda: len(sizes) == 3)
+        assert sizes[-1] < (400 if sys.version_info >= (3, 11) else 1500)
+
     @pytest.mark.parametrize(
         ("act", "says"),
         [

@@ -36,13 +36,13 @@ class HandlerSocket(BaseHTTPRequestHandler):
     peer_certificate: Mapping[str, Any] | None = None
 
     _rfile: Any
+    _failed = False  # the TLS handshake: there is nobody to talk to
 
     def _open_socket(self) -> None:
         """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile."""
         registry = getattr(self.server, "registry", None)
         known = registry.get(self.request) if isinstance(registry, Registry) else None
         self._accepted = known or Accepted(self.request)
-        self._failed = False  # the TLS handshake: there is nobody to talk to
         self.connection = self.request
         self._link = Link(self.request, self._handshake_limit())
         self._owned: socket.socket | None = None  # made here from the request's descriptor, hence closed here
@@ -52,7 +52,9 @@ class HandlerSocket(BaseHTTPRequestHandler):
             self.connection = self._link.sock = self._accepted.tls
         elif context is not None and not isinstance(self.request, ssl.SSLSocket):
             self._start_tls(context)
-        self.peer_certificate = peer_certificate(self.connection)  # now: later other threads use it
+        certificate = peer_certificate(self.connection)  # now: later other threads use it
+        if certificate is not None:
+            self.peer_certificate = certificate
         self._set_reader(self._accepted.received)
         self.wfile = SocketWriter(self._link)
 

@@ -51,6 +51,11 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
     _pairs: Pairs  # of the headers
     _headers: HTTPMessage | None
     _lent = False  # the connection is in the hands of another handler
+    # Here for all those to whom it never happens: the instances of a class share the table of their attributes' names
+    # as long as these are 29 at most, the application's included.
+    _linger = False  # there may be unread input at the end
+    _refused = False  # the request, by us
+    _resumed = False  # a further request is here, a pool has waited for it
 
     def setup(self) -> None:
         """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile.
@@ -62,9 +67,7 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
             self._borrow(self.request)
             return
         self._reset_request()
-        self._linger = False  # there may be unread input at the end
         self._requests = 0
-        self._resumed = False  # a further request is here, a pool has waited for it
         self._open_socket()
 
     def handle(self) -> None:
@@ -148,7 +151,7 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
         self._set_nagle()
 
     def _give_back(self, lender: StrictHTTPRequestHandler) -> None:
-        for name in vars(lender).keys() - KEPT:
+        for name in (vars(lender).keys() | {"_linger", "_refused"}) - KEPT:
             setattr(lender, name, getattr(self, name))
         lender._lent = False
 
@@ -160,7 +163,8 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
         self._pairs = []
         self._headers = None
         self._answered = 0  # the status of the answer that was begun
-        self._refused = False  # by us
+        if self._refused:
+            self._refused = False
 
     def _await_request(self) -> bool:
         """Wait for the first byte of the next request; False if none comes."""
