@@ -30,6 +30,7 @@ from websocketserver import (
     ThreadingWebSocketServer,
     WebSocketConnection,
     express,
+    sending,
     sharing,
 )
 from websocketserver import connection as module
@@ -56,8 +57,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "step by step":
         monkeypatch.setattr(module, "receive_at_once", lambda connection, ahead: None)
         monkeypatch.setattr(module, "ready_at_once", lambda connection, ahead: None)
-        monkeypatch.setattr(module, "send_at_once", lambda connection, message: False)
-        monkeypatch.setattr(module, "ping_at_once", lambda connection, payload: False)
+        monkeypatch.setattr(sending, "send_at_once", lambda connection, message: False)
+        monkeypatch.setattr(sending, "ping_at_once", lambda connection, payload: False)
         monkeypatch.setattr(handler_module, "handle_at_once", lambda connection, handler: None)
         monkeypatch.setattr(pool_module, "serve_at_once", lambda pool, worker, ready: ready.popleft())
         monkeypatch.setattr(sharing, "share_at_once", lambda connection, frame, guests: False)

@@ -36,6 +36,7 @@ PLAN = """
     settings
     counters
     deadline
+    keys
     transport
     tls
     streams
@@ -51,6 +52,7 @@ PLAN = """
     express
     trace
     sharing
+    sending
     connection
     hooks
 

@@ -19,7 +19,7 @@ from websocketserver import (
     ThreadingWebSocketServer,
     WebSocketClient,
     WebSocketRequestHandler,
-    connection,
+    keys,
 )
 from websocketserver.connection import Role
 
@@ -96,7 +96,7 @@ class TestRandomness:
         return taken
 
     def test_masks_are_random_bytes_of_the_system_new_for_each_frame(self, taken: list[bytes]) -> None:
-        connection._keys.clear()  # what was drawn before
+        keys._keys.clear()  # what was drawn before
         masks = []
         with half(Role.CLIENT) as (websocket, peer):
             for _ in range(600):

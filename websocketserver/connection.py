@@ -6,7 +6,6 @@ The same class on the server and on the client. Everything may be called from an
 from __future__ import annotations
 
 import io
-import os
 import socket
 import threading
 import time
@@ -19,20 +18,18 @@ from .channel import SLOW
 from .counters import Stats
 from .deadline import HASTE, Deadline
 from .exceptions import ConnectionClosed, ConnectionClosedOK
-from .express import ping_at_once, ready_at_once, receive_at_once, send_at_once
-from .fragments import as_payload
+from .express import ready_at_once, receive_at_once
 from .keepalive import timer
-from .output import PING, PONG, Broken
-from .pings import PingWaiter
-from .protocol.endpoint import Buffer, Receiver, Role, Sender
+from .keys import new_key
+from .protocol.endpoint import Receiver, Role, Sender
 from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead, read_response_head
 from .protocol.utf8 import decode as decode_utf8
-from .pump import MOST_GATHERING, NEVER, gatherers
+from .pump import NEVER, gatherers
+from .sending import SendingChannel
 from .settings import Settings
-from .sharing import SharingChannel
 from .transport import make_transport
 
 __all__ = ["Role", "State", "WebSocketConnection"]
@@ -49,7 +46,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class WebSocketConnection(SharingChannel):
+class WebSocketConnection(SendingChannel):
     """One WebSocket connection. Thread-safe: any thread may send, receive and close at any time.
 
     Messages are str for text and bytes for binary. Time-outs are seconds, None waits for ever; a
@@ -100,7 +97,7 @@ class WebSocketConnection(SharingChannel):
             codecs=codecs,
             fragments=fragments,
         )
-        sender = Sender(role, new_key=_new_key, codecs=codecs, fragment_size=settings.fragment_size)
+        sender = Sender(role, new_key=new_key, codecs=codecs, fragment_size=settings.fragment_size)
         transport = make_transport(sock, nagle=not settings.disable_nagle_algorithm, keepalive=settings.tcp_keepalive)
         super().__init__(transport, role, receiver, sender, settings, hooks, codecs)
         self.request = request
@@ -170,152 +167,6 @@ class WebSocketConnection(SharingChannel):
 
     def _next_ready(self, read: bool) -> AppEvent | None:
         return (ready_at_once(self, True) if read or self._inbox else None) or super()._next_ready(read)
-
-    # Sending
-
-    def send(
-        self,
-        message: str | bytes | bytearray | memoryview,
-        *,
-        text: bool | None = None,
-        compress: bool | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        """Send a message: text for str, binary for bytes, bytearray and memoryview.
-
-        ``text`` overrides that choice (bytes sent as text must be UTF-8, which is not checked);
-        ``compress`` overrides what compression would decide. Waits while the peer does not read: up to
-        ``timeout`` seconds in all, and never longer than ``send_timeout`` without progress. A TimeoutError
-        says whether the connection is still usable or, because part of the message had left, was aborted.
-        Raises ConnectionClosed, and TypeError for any other kind of message.
-        """
-        deadline = Deadline(timeout) if timeout is not None else NEVER
-        sent = send_at_once(self, message) if text is None else False
-        if sent:
-            return
-        if sent is None:
-            self._send_rest(deadline)
-            return
-        data, is_text = as_payload(message, text)
-        self._begin_sending(deadline)
-        if self._speaker is not None:
-            self._await_speaker(deadline)
-        try:
-            output = self._output
-            sender = output.sender
-            try:
-                buffers = sender.message(data, text=is_text, compress=compress)
-                if self._gathering is None and not output.gathered:
-                    whole = output.write(buffers, deadline)
-                else:
-                    whole = self._write_or_gather(buffers, deadline)
-            except BaseException as error:
-                raise self._sending_failed(error) from None
-            if not whole:
-                self._not_sent(sender.encoded)
-            self._messages_sent += 1
-        finally:
-            self._unlock_output()
-
-    def _send_rest(self, deadline: Deadline) -> None:
-        """Send what is left of a message that was begun: whoever has had the write lock since has gone on with it."""
-        output = self._output
-        if not (output.lock.acquire(False) or self._lock_output(deadline)):
-            raise self._sending_failed(TimeoutError())
-        try:
-            try:
-                if output.broken:
-                    raise Broken(output.broken)
-                if not output.write_pending(deadline):
-                    raise TimeoutError
-            except BaseException as error:
-                raise self._sending_failed(error) from None
-            self._messages_sent += 1
-        finally:
-            self._unlock_output()
-
-    def _write_or_gather(self, buffers: list[Buffer], deadline: Deadline) -> bool:
-        """Send a message behind what was gathered, or add it to that; False if nothing has left by the deadline."""
-        output = self._output
-        if self._gathering is not None and self._gathering == threading.get_ident():
-            if not output.gathered:
-                timer.schedule(self, time.monotonic() + MOST_GATHERING)
-            if output.gather(buffers) and not output.write_pending(deadline):
-                raise TimeoutError
-            return True
-        if not output.gathered:
-            return output.write(buffers, deadline)
-        if not output.write(output.take_gathered() + buffers, deadline):
-            raise TimeoutError  # what was gathered counts as sent
-        return True
-
-    def ping(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> PingWaiter:
-        """Send a Ping (RFC 6455, section 5.5.2) and return what to wait on for its Pong.
-
-        ``payload`` is up to 125 bytes; an empty one is replaced by one that no other Ping of this
-        connection has. Waits and raises as ``send``.
-        """
-        data = _control_payload(payload)
-        with self._lock:
-            waiter = PingWaiter(data or self._pings.new_payload(), self._await_pong)
-            self._pings.add(waiter)
-        self._send_control(PING, waiter.payload, timeout)
-        return waiter
-
-    def pong(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> None:
-        """Send an unsolicited Pong (RFC 6455, section 5.5.3); every Ping is answered without it.
-
-        Waits and raises as ``send``.
-        """
-        self._send_control(PONG, _control_payload(payload), timeout)
-
-    def _send_ping(self, payload: bytes) -> None:
-        sent = ping_at_once(self, payload)
-        if sent is None:
-            self._flush()
-        elif not sent:
-            super()._send_ping(payload)
-
-    def _send_control(self, opcode: int, payload: bytes, timeout: float | None) -> None:
-        deadline = Deadline(timeout) if timeout is not None else NEVER
-        self._begin_sending(deadline)
-        try:
-            self._output.begin(opcode, payload)
-            if not self._write_pending(deadline):
-                raise TimeoutError("the frame could not be sent in time; it leaves as soon as the peer reads")
-        except Broken:
-            raise self._lost_error() from None
-        finally:
-            self._unlock_output()
-
-    def _begin_sending(self, deadline: Deadline) -> None:
-        """Take the write lock and send what is pending before us; on any failure leave the lock."""
-        if self._sent is not None:  # no need to wait for the lock to say so
-            raise self._closed_error()
-        output = self._output
-        if not (output.lock.acquire(False) or self._lock_output(deadline)):
-            raise TimeoutError("another thread is still sending; nothing was sent, and the connection is usable")
-        try:
-            if self._sent is not None or self._input_over:
-                raise self._closed_error()
-            if output.broken:
-                raise self._lost_error()
-            if (output.queued or output.rest) and not self._write_pending(deadline):
-                self._not_sent(False)
-        except Broken:
-            error = self._lost_error()
-            self._unlock_output()
-            raise error from None
-        except BaseException:
-            self._unlock_output()
-            raise
-
-    def _not_sent(self, encoded: bool) -> None:
-        """Raise TimeoutError for a message of which nothing has left; abort where that cannot be undone."""
-        if encoded:  # the compressor has gone on, the peer's has not
-            self._cut(f"{SLOW} after compression")
-            raise TimeoutError("the message could not be sent in time; the connection was aborted")
-        raise TimeoutError("the message could not be sent in time; nothing was sent, and the connection is usable")
 
     # Closing
 
@@ -415,33 +266,11 @@ class WebSocketConnection(SharingChannel):
         return f"<{type(self).__name__} {self.role.value} {self.remote_address} {self.state.value}>"
 
 
-_keys: list[bytes] = []  # drawn beforehand: one system call for many
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keys.clear)  # the parent uses them
-
-
-def _new_key() -> bytes:
-    """Return a masking key: unpredictable, and fresh for each frame (5.3, 10.3)."""
-    try:
-        return _keys.pop()
-    except IndexError:
-        drawn = os.urandom(1024)
-        _keys.extend(drawn[at : at + 4] for at in range(4, len(drawn), 4))
-        return drawn[:4]
-
-
 def _address(get: object) -> object:
     try:
         return get()  # type: ignore[operator]
     except OSError:  # the peer is gone already
         return None
-
-
-def _control_payload(payload: object) -> bytes:
-    data = bytes(as_payload(payload, None)[0])
-    if len(data) > 125:
-        raise ValueError(f"the payload of a Ping or Pong is 125 bytes at most (RFC 6455, section 5.5), not {len(data)}")
-    return data
 
 
 def _as_asked(message: Message, as_text: bool) -> str | bytes:
