@@ -20,8 +20,10 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "protocol/_speedups_masking.h"
 #include "_express_state.h"
 #include "_express_receive.h"
+#include "_express_mask.h"
 #include "_express_send.h"
 #include "_express_serve.h"
 
@@ -31,7 +33,7 @@ static int module_exec(PyObject *module)
     PyErr_SetString(PyExc_ImportError, "what this module does rests on the GIL");
     return -1;
 #else
-    PyObject *renewed = renew_gate(module, NULL);
+    PyObject *renewed = renew(module, NULL);
     Py_XDECREF(renewed);
     return renewed ? 0 : -1;
 #endif
@@ -48,11 +50,11 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     EACH(state->owners, OWNERS, Py_VISIT)
     EACH(state->names, NAME_COUNT, Py_VISIT)
     EACH(state->numbers, NUMBER_COUNT, Py_VISIT)
-    Py_VISIT(state->zero);
-    Py_VISIT(state->serialize);
     Py_VISIT(state->lock_type);
     Py_VISIT(state->never);
     Py_VISIT(state->dont_wait);
+    Py_VISIT(state->os);
+    Py_VISIT(state->new_key);
     return 0;
 }
 
@@ -62,11 +64,11 @@ static int module_clear(PyObject *module)
     EACH(state->owners, OWNERS, Py_CLEAR)
     EACH(state->names, NAME_COUNT, Py_CLEAR)
     EACH(state->numbers, NUMBER_COUNT, Py_CLEAR)
-    Py_CLEAR(state->zero);
-    Py_CLEAR(state->serialize);
     Py_CLEAR(state->lock_type);
     Py_CLEAR(state->never);
     Py_CLEAR(state->dont_wait);
+    Py_CLEAR(state->os);
+    Py_CLEAR(state->new_key);
     return 0;
 }
 
@@ -94,7 +96,7 @@ static PyMethodDef functions[] = {
      "Send a frame that many are sent where that is simple, else return False; None where it was begun."},
     {"flush_at_once", (PyCFunction)(void (*)(void))flush_at_once, METH_FASTCALL,
      "Send what is gathered where that is simple; return whether all of it has left."},
-    {"renew_gate", renew_gate, METH_NOARGS, "For the child of a fork."},
+    {"renew", renew, METH_NOARGS, "For the child of a fork."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -244,8 +244,8 @@ static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize
     return check_arguments(state, args, nargs, 2) < 0 ? NULL : receive(state, args[0], args[1] == Py_True ? AHEAD : 0);
 }
 
-/* In the child of a fork: the gate may be held by a thread that is not here. */
-static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
+/* In the child of a fork: the gate may be held by a thread that is not here, and the keys are the parent's. */
+static PyObject *renew(PyObject *module, PyObject *Py_UNUSED(nothing))
 {
     Gate *gate = PyMem_RawCalloc(1, sizeof *gate);
     if (gate)
@@ -254,6 +254,8 @@ static PyObject *renew_gate(PyObject *module, PyObject *Py_UNUSED(nothing))
         PyMem_RawFree(gate);
         return PyErr_NoMemory();
     }
-    ((State *)PyModule_GetState(module))->gate = gate;
+    State *state = PyModule_GetState(module);
+    state->gate = gate;
+    state->keys_left = 0;
     Py_RETURN_NONE;
 }

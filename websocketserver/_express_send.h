@@ -18,25 +18,41 @@ static PyObject *make_plain_frame(int opcode, const char *payload, Py_ssize_t si
     return frame;
 }
 
+static PyObject *make_one(State *state, PyObject *new_key, int opcode, const char *payload, Py_ssize_t size)
+{
+    return new_key == Py_None ? make_plain_frame(opcode, payload, size)
+                              : make_masked_frame(state, opcode, payload, size);
+}
+
+/* Whether a socket takes something now: to mask much for one that does not would be in vain. */
+static int has_room(int fd)
+{
+    struct pollfd writable = {fd, POLLOUT, 0};
+    return poll(&writable, 1, 0) > 0;
+}
+
 /* Return one message as a frame; NULL, maybe without an exception, where that is left to Python. */
-static PyObject *make_frame(const State *state, PyObject *sender, PyObject *message)
+static PyObject *make_frame(State *state, PyObject *sender, PyObject *message, int fd)
 {
     int text = PyUnicode_CheckExact(message);
-    PyObject *args[5] = {state->numbers[text ? TEXT : BINARY], NULL, Py_True, state->zero, NULL}, *frame = NULL;
-    PyObject *new_key = GET(SENDER, _new_key, sender);
-    if (!IS(SENDER, plain, sender, Py_True) || !(text || PyBytes_CheckExact(message)) ||
-        PyObject_Size(message) > state->values[JOINED])
+    PyObject *new_key = GET(SENDER, _new_key, sender), *data, *frame = NULL;
+    if (fd < 0 || !IS(SENDER, plain, sender, Py_True) || !(text || PyBytes_CheckExact(message)) ||
+        !(new_key == Py_None || new_key == state->new_key))
         return NULL;
-    if (new_key == Py_None && text && PyUnicode_IS_COMPACT_ASCII(message))
-        return make_plain_frame(state->values[TEXT], PyUnicode_DATA(message), PyUnicode_GET_LENGTH(message));
-    args[1] = text ? PyUnicode_AsUTF8String(message) : Py_NewRef(message);
-    if (!args[1])
+    int opcode = state->values[text ? TEXT : BINARY];
+    Py_ssize_t most = new_key == Py_None ? state->values[JOINED] : MOST_MASKED, size = PyObject_Size(message);
+    if (size > most || (size > state->values[JOINED] && !has_room(fd)))
+        return NULL;
+    if (text && PyUnicode_IS_COMPACT_ASCII(message)) {
+        const char *characters = PyUnicode_DATA(message);
+        return make_one(state, new_key, opcode, characters, PyUnicode_GET_LENGTH(message));
+    }
+    data = text ? PyUnicode_AsUTF8String(message) : Py_NewRef(message);
+    if (!data)
         PyErr_Clear(); /* a lone surrogate: Python says so */
-    else if (PyBytes_GET_SIZE(args[1]) <= state->values[JOINED] &&
-             (new_key == Py_None || (args[4] = PyObject_CallNoArgs(new_key))))
-        frame = PyObject_Vectorcall(state->serialize, args, args[4] ? 5 : 2, NULL);
-    Py_XDECREF(args[1]);
-    Py_XDECREF(args[4]);
+    else if (PyBytes_GET_SIZE(data) <= most)
+        frame = make_one(state, new_key, opcode, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    Py_XDECREF(data);
     return frame;
 }
 
@@ -187,7 +203,7 @@ static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_
     if (check_arguments(state, args, nargs, 2) < 0)
         return NULL;
     PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
-    PyObject *frame = sender ? make_frame(state, sender, args[1]) : NULL, *result = NULL;
+    PyObject *frame = sender ? make_frame(state, sender, args[1], descriptor(state, self)) : NULL, *result = NULL;
     if (!frame)
         return nothing_done();
     PyObject *gathered = GET(OUTPUT, gathered, output);

@@ -128,8 +128,11 @@ typedef struct {
     PyObject *names[NAME_COUNT];
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
-    PyObject *zero, *serialize, *lock_type, *never;
-    PyObject *dont_wait; /* the arguments of acquire(False) */
+    PyObject *lock_type, *never;
+    PyObject *dont_wait;    /* the arguments of acquire(False) */
+    PyObject *os, *new_key; /* the module, and what keys.py draws with */
+    Key keys[256];          /* drawn beforehand, so many of them left */
+    int keys_left;
     PyCFunction locked, acquire, release, feed, next_message; /* of locks, and of the parser; NULL: look them up */
     Gate *gate; /* never freed: who comes from a read may come late */
     int ready, server; /* found with the first call, what is the server's with the first that serves: our modules
@@ -292,11 +295,11 @@ static int find_all(State *state)
             return -1;
         state->values[i] = PyLong_AsSsize_t(state->numbers[i]);
     }
-    state->zero = PyLong_FromLong(0);
     state->lock_type = find("_thread", "LockType");
-    state->serialize = find("websocketserver.protocol.frames", "serialize");
     state->never = find("websocketserver.pump", "NEVER");
     state->dont_wait = PyTuple_Pack(1, Py_False);
+    state->os = PyImport_ImportModule("os");
+    state->new_key = find("websocketserver.keys", "new_key");
     state->ready = !PyErr_Occurred() && find_functions(state) == 0;
     return state->ready ? 0 : -1;
 }

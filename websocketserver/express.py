@@ -101,12 +101,12 @@ if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
             poll_at_once,
             ready_at_once,
             receive_at_once,
-            renew_gate,
+            renew,
             send_at_once,
             serve_at_once,
             share_at_once,
         )
 
-        os.register_at_fork(after_in_child=renew_gate)
+        os.register_at_fork(after_in_child=renew)
     except ImportError:
         pass

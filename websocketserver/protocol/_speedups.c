@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_speedups_masking.h"
+
 #define LARGE ((Py_ssize_t)1 << 20) /* bytes worth releasing the GIL for: some 30 us of masking */
 
 #ifndef Py_BEGIN_CRITICAL_SECTION /* before CPython 3.13 */
@@ -125,10 +127,6 @@ static void release(PyObject *self, PyObject *held)
 
 /* ---- Masking (5.3) ---- */
 
-typedef struct {
-    unsigned char bytes[4];
-} Key;
-
 static int read_key(PyObject *object, Key *key)
 {
     Py_buffer view;
@@ -151,22 +149,6 @@ static Key turned(Key key, size_t by)
     for (size_t i = 0; i < 4; i++)
         result.bytes[i] = key.bytes[(i + by) % 4];
     return result;
-}
-
-/* Mask from one place to another, or in place; the two must not overlap otherwise. */
-static void apply_key(unsigned char *to, const unsigned char *from, Py_ssize_t size, Key key)
-{
-    uint64_t pad, word;
-    Py_ssize_t i = 0;
-    memcpy(&pad, key.bytes, 4);
-    memcpy((unsigned char *)&pad + 4, key.bytes, 4);
-    for (; i + 8 <= size; i += 8) {
-        memcpy(&word, from + i, 8);
-        word ^= pad;
-        memcpy(to + i, &word, 8);
-    }
-    for (; i < size; i++)
-        to[i] = from[i] ^ key.bytes[i % 4];
 }
 
 /* Mask a held buffer, which object owns, to bytes that nobody else has seen yet. */
