@@ -16,7 +16,7 @@ from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
 from websocketserver.protocol.deflate import PerMessageDeflate
-from websocketserver.protocol.endpoint import Buffer
+from websocketserver.protocol.sender import Buffer
 from websocketserver.settings import Settings
 from websocketserver.transport import Transport
 

@@ -31,6 +31,7 @@ PLAN = """
     protocol.deflate
     protocol.handshake
     protocol.asking
+    protocol.sender
     protocol.endpoint
 
     settings

@@ -9,8 +9,8 @@ import pytest
 
 from websocketserver.deadline import Deadline
 from websocketserver.output import CLOSE, FIN, GATHERED, PING, PONG, Broken, Output, remaining
-from websocketserver.protocol.endpoint import Buffer, Role, Sender
 from websocketserver.protocol.frames import serialize
+from websocketserver.protocol.sender import Buffer, Sender
 
 NEVER = Deadline(None)
 
@@ -51,7 +51,7 @@ class Writing:
         self.waited: list[float | None] = []
         self.output = Output(
             self.stream,  # type: ignore[arg-type]
-            Sender(Role.SERVER, new_key=bytes),
+            Sender(None),
             state_lock=threading.Lock(),
             await_writable=self._await_writable,
             stall=stall,

@@ -17,8 +17,9 @@ from websocketserver import (
     WebSocketClient,
     WebSocketRequestHandler,
 )
-from websocketserver.protocol.endpoint import Role, Sender
+from websocketserver.protocol.endpoint import Role
 from websocketserver.protocol.extensions import Codec
+from websocketserver.protocol.sender import Sender
 from websocketserver.sharing import SharedMessage
 from websocketserver.transport import PlainTransport
 
@@ -50,7 +51,7 @@ def codec() -> Codec:
 
 
 def sender(*codecs: Codec, role: Role = Role.SERVER, fragment_size: int | None = None) -> Sender:
-    return Sender(role, new_key=lambda: b"\1\2\3\4", codecs=codecs, fragment_size=fragment_size)
+    return Sender((lambda: b"\1\2\3\4") if role is Role.CLIENT else None, codecs=codecs, fragment_size=fragment_size)
 
 
 class TestSharedMessage:

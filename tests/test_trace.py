@@ -14,8 +14,9 @@ import pytest
 from websocketserver import ConnectionClosed, Settings, WebSocketClient, trace
 from websocketserver.connection import Role
 from websocketserver.protocol.deflate import PerMessageDeflate
-from websocketserver.protocol.endpoint import DIRECT, Sender
+from websocketserver.protocol.endpoint import DIRECT
 from websocketserver.protocol.frames import FrameParser
+from websocketserver.protocol.sender import Sender
 from websocketserver.trace import TracedFrame
 
 from .support import SOON, RawPeer, frame, half, pipe, raw_client, run_in_thread, wait_until

@@ -8,7 +8,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.connection", "WebSocketConnection"},
     {"websocketserver.output", "Output"},
     {"websocketserver.protocol.endpoint", "Receiver"},
-    {"websocketserver.protocol.endpoint", "Sender"},
+    {"websocketserver.protocol.sender", "Sender"},
     {"websocketserver.transport", "PlainTransport"},
     {"websocketserver.protocol.frames", "FrameParser"},
     {"websocketserver.pool", "Pool"},
@@ -112,8 +112,8 @@ enum { OVERHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, MAIN_THREAD,
 static const char *const NUMBERS[NUMBER_COUNT][2] = {
     {"websocketserver.intake", "OVERHEAD"},           {"websocketserver.intake", "LITTLE"},
     {"websocketserver.intake", "READ_SIZE"},          {"websocketserver.output", "GATHERED"},
-    {"websocketserver.protocol.endpoint", "JOINED"},  {"websocketserver.protocol.endpoint", "TEXT"},
-    {"websocketserver.protocol.endpoint", "BINARY"},  {"websocketserver.deadline", "MAIN_THREAD"},
+    {"websocketserver.protocol.sender", "JOINED"},    {"websocketserver.protocol.sender", "TEXT"},
+    {"websocketserver.protocol.sender", "BINARY"},    {"websocketserver.deadline", "MAIN_THREAD"},
 };
 
 /* Where threads that come from a read wait for each other. */

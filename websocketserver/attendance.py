@@ -15,9 +15,10 @@ from .deadline import Deadline
 from .keepalive import Heartbeat, timer
 from .output import PING
 from .pings import Pings, PingWaiter
-from .protocol.endpoint import Receiver, Role, Sender
+from .protocol.endpoint import Receiver, Role
 from .protocol.events import AppEvent, Closed, Pong
 from .protocol.extensions import Codec
+from .protocol.sender import Sender
 from .pump import NEVER, gatherers
 from .settings import Settings
 from .transport import Transport

@@ -18,8 +18,9 @@ from .exceptions import Close, ConnectionClosed, ConnectionClosedOK
 from .keepalive import timer
 from .output import CLOSE, FIN, PONG, Broken, Output
 from .protocol.closecodes import MAX_REASON, pack_close
-from .protocol.endpoint import Receiver, Role, Sender
+from .protocol.endpoint import Receiver, Role
 from .protocol.events import Closed, Ping
+from .protocol.sender import Sender
 from .pump import NOW, Pump
 from .settings import Settings
 from .transport import Transport

@@ -21,11 +21,12 @@ from .exceptions import ConnectionClosed, ConnectionClosedOK
 from .express import ready_at_once, receive_at_once
 from .keepalive import timer
 from .keys import new_key
-from .protocol.endpoint import Receiver, Role, Sender
+from .protocol.endpoint import Receiver, Role
 from .protocol.events import AppEvent, Message
 from .protocol.extensions import Codec
 from .protocol.handshake import Request
 from .protocol.headers import ResponseHead, read_response_head
+from .protocol.sender import Sender
 from .protocol.utf8 import decode as decode_utf8
 from .pump import NEVER, gatherers
 from .sending import SendingChannel
@@ -97,7 +98,8 @@ class WebSocketConnection(SendingChannel):
             codecs=codecs,
             fragments=fragments,
         )
-        sender = Sender(role, new_key=new_key, codecs=codecs, fragment_size=settings.fragment_size)
+        key = new_key if role is Role.CLIENT else None
+        sender = Sender(key, codecs=codecs, fragment_size=settings.fragment_size)
         transport = make_transport(sock, nagle=not settings.disable_nagle_algorithm, keepalive=settings.tcp_keepalive)
         super().__init__(transport, role, receiver, sender, settings, hooks, codecs)
         self.request = request

@@ -18,8 +18,8 @@ from .attendance import AttendedChannel
 from .deadline import Deadline
 from .exceptions import ConnectionClosed
 from .protocol.closecodes import CloseCode
-from .protocol.endpoint import Buffer
 from .protocol.events import AppEvent, Fragment, Message
+from .protocol.sender import Buffer
 from .protocol.utf8 import decode, encode
 from .pump import NEVER, Turn, cost
 

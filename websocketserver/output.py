@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from .deadline import Deadline
-from .protocol.endpoint import Buffer, Sender
 from .protocol.frames import Opcode
+from .protocol.sender import Buffer, Sender
 from .transport import Transport
 
 __all__ = ["CLOSE", "FIN", "PING", "PONG", "Broken", "Output"]

@@ -15,7 +15,7 @@ from .fragments import as_payload
 from .keepalive import timer
 from .output import PING, PONG, Broken
 from .pings import PingWaiter
-from .protocol.endpoint import Buffer
+from .protocol.sender import Buffer
 from .pump import MOST_GATHERING, NEVER
 from .sharing import SharingChannel
 

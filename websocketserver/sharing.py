@@ -16,7 +16,7 @@ from .express import flush_at_once, share_at_once
 from .fragments import as_payload
 from .keepalive import timer
 from .output import GATHERED, Broken
-from .protocol.endpoint import PLAIN, Sender
+from .protocol.sender import PLAIN, Sender
 from .pump import MOST_GATHERING, NEVER, NOBODY, gatherers
 from .trace import TracedChannel
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 from .fragments import FragmentedChannel
-from .protocol.endpoint import Buffer, Role, Sender
+from .protocol.endpoint import Role
 from .protocol.frames import Frame, FrameParser, Opcode
 from .protocol.masking import mask
+from .protocol.sender import Buffer, Sender
 
 __all__ = ["TracedChannel", "TracedFrame"]
 

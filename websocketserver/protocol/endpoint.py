@@ -1,6 +1,6 @@
 """Endpoint: one side of a connection as a state machine (RFC 6455, sections 5.4, 5.5 and 7).
 
-A receiving half turns bytes into events, a sending half turns messages into bytes. The two share
+A receiving half turns bytes into events, a sending half (sender.py) turns messages into bytes. The two share
 nothing, so each may be used by one thread while another uses the other; neither is thread-safe
 in itself. No socket, clock or randomness: the masking keys of a client come in as an argument.
 """
@@ -8,28 +8,23 @@ in itself. No socket, clock or randomness: the masking keys of a client come in 
 from __future__ import annotations
 
 import codecs as text_codecs
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import Any
 
 from ..exceptions import Close, ProtocolError
-from .closecodes import CloseCode, pack_close, parse_close
+from .closecodes import CloseCode, parse_close
 from .events import Closed, Event, Fragment, Message, Ping, Pong
-from .extensions import Codec, Decoder, Encoder
-from .frames import Frame, FrameParser, Opcode, PayloadBuffer, serialize, serialize_header
+from .extensions import Codec, Decoder
+from .frames import Frame, FrameParser, Opcode, PayloadBuffer
+from .sender import Buffer, Sender
 from .utf8 import Utf8Validator
 
-__all__ = ["Endpoint", "Receiver", "Role", "Sender"]
+__all__ = ["Endpoint", "Receiver", "Role"]
 
-Buffer = bytes | bytearray | memoryview
-
-JOINED = 16 * 1024  # up to this many bytes, copying a payload behind its header beats a second buffer
 DIRECT = 16 * 1024  # a payload with at least this much to come is read straight into its message
-MAX_CONTROL = 125  # bytes in a control frame (5.5)
 
-TEXT, BINARY = int(Opcode.TEXT), int(Opcode.BINARY)  # plain ints: an enum's members are slow to compare
+TEXT = int(Opcode.TEXT)  # plain ints: an enum's members are slow to compare
 CLOSE, PING, PONG = int(Opcode.CLOSE), int(Opcode.PING), int(Opcode.PONG)
-NONE: Sequence[Any] = ()  # no extension, which is most of them: kept once
 CharacterDecoder = text_codecs.getincrementaldecoder("utf-8")
 
 
@@ -86,7 +81,7 @@ class Receiver:
         for codec in codecs:
             rsv |= codec.rsv
         self.parser = FrameParser(masked=role is Role.SERVER, max_size=max_frame_size, rsv=rsv)  # what was fed
-        self._decoders = [codec.decoder for codec in reversed(codecs)] if codecs else NONE
+        self._decoders: Sequence[Decoder] = [codec.decoder for codec in reversed(codecs)] if codecs else ()
         self._max_size = max_message_size
         self._max_fragments = max_fragments
         self._always_fragments = fragments
@@ -102,7 +97,7 @@ class Receiver:
         self._text = False
         self._size = 0
         self._frames = 0
-        self._active: Sequence[Decoder] = NONE  # what the message under way was encoded with
+        self._active: Sequence[Decoder] = ()  # what the message under way was encoded with
         self._payload = PayloadBuffer()
         self._utf8 = Utf8Validator()
         self._characters: text_codecs.IncrementalDecoder | None = None  # made for the first Fragment of a text
@@ -224,7 +219,7 @@ class Receiver:
         self._in_message = True
         self._text = frame.opcode == TEXT
         self._size = self._frames = 0
-        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else NONE
+        self._active = [decoder for decoder in self._decoders if decoder.begin(frame.rsv)] if frame.rsv else ()
         if frame.rsv and not self._active:
             raise ProtocolError("RSV bits that no extension gives a meaning")  # 5.2
 
@@ -270,126 +265,6 @@ class Receiver:
         )
 
 
-PLAIN = "plain"  # the sharing of a server's senders that neither encode nor split
-
-
-class Sender:
-    """The sending half: messages and control frames in, buffers to write in that order out.
-
-    ``new_key`` gives a fresh random masking key of 4 bytes for each frame (section 5.3); only a
-    client uses it. ``fragment_size`` (bytes) splits messages into frames, None leaves them whole.
-    """
-
-    __slots__ = (
-        "_active",
-        "_encoders",
-        "_fragment_size",
-        "_new_key",
-        "_opcode",
-        "_rsv",
-        "close_sent",
-        "encoded",
-        "plain",
-        "sharing",
-    )
-
-    def __init__(
-        self,
-        role: Role,
-        *,
-        new_key: Callable[[], bytes],
-        codecs: Sequence[Codec] = (),
-        fragment_size: int | None = None,
-    ) -> None:
-        self._new_key = new_key if role is Role.CLIENT else None
-        self._encoders = [codec.encoder for codec in codecs] if codecs else NONE
-        self._fragment_size = fragment_size
-        self.sharing = self._sharing()  # what others must have too to send the same bytes; None: nobody ever does
-        self.plain = not codecs and fragment_size is None  # a message is one frame with its bytes as they are
-        self.close_sent = False  # a Close was serialised: nothing may follow it (5.5.1)
-        self.encoded = False  # whether the last message went through an encoder, which has gone on since
-        self._opcode, self._rsv = 0, 0  # of the next frame of a message in pieces
-        self._active: Sequence[Encoder] = NONE  # what that message goes through
-
-    def message(self, data: Buffer, *, text: bool, compress: bool | None = None) -> list[Buffer]:
-        """Return the buffers of one message: one, unless it is large or split into frames."""
-        opcode = TEXT if text else BINARY
-        step = self._fragment_size
-        if self.plain:  # the common case
-            if self._new_key is None and len(data) <= JOINED:
-                return [serialize(opcode, data)]
-            return self._frame(opcode, data, True, 0)
-        rsv = 0
-        for encoder in self._encoders:
-            bits = encoder.begin(text=text, size=len(data), compress=compress)
-            if bits:
-                data = encoder.encode(data, True)
-                rsv |= bits
-        self.encoded = rsv != 0
-        if step is None or len(data) <= step:
-            return self._frame(opcode, data, True, rsv)
-        return self._fragments(opcode, memoryview(data), step, rsv, True)
-
-    def _sharing(self) -> Hashable | None:
-        if self._new_key is not None:
-            return None
-        if not self._encoders and self._fragment_size is None:
-            return PLAIN
-        shares = [encoder.sharing for encoder in self._encoders]
-        return None if None in shares else (self._fragment_size, *shares)
-
-    def forget(self) -> None:
-        """Let the next message refer to none that came before, or the peer has been sent one from another sender."""
-        for encoder in self._encoders:
-            encoder.release()
-
-    def begin(self, *, text: bool, compress: bool | None = None) -> None:
-        """Begin a message in pieces: ``piece`` gives its frames, and nothing but control frames may come between."""
-        bits = [encoder.begin(text=text, size=None, compress=compress) for encoder in self._encoders]
-        self._active = [encoder for encoder, rsv in zip(self._encoders, bits, strict=True) if rsv]
-        self._opcode, self._rsv = TEXT if text else BINARY, sum(bits)  # no two extensions share a bit (9.1)
-        self.encoded = self._rsv != 0
-
-    def piece(self, data: Buffer, fin: bool) -> list[Buffer]:
-        """Return the buffers of the next piece of the message, maybe none; ``fin`` with the last one."""
-        for encoder in self._active:
-            data = encoder.encode(data, fin)
-        if not (data or fin):
-            return []
-        opcode, rsv = self._opcode, self._rsv
-        self._opcode, self._rsv = int(Opcode.CONTINUATION), 0
-        step = self._fragment_size
-        if step is None or len(data) <= step:
-            return self._frame(opcode, data, fin, rsv)
-        return self._fragments(opcode, memoryview(data), step, rsv, fin)
-
-    def control(self, opcode: int, payload: bytes) -> bytes:
-        """Return one Ping, Pong or Close frame; after a Close nothing else may be asked for."""
-        if len(payload) > MAX_CONTROL:
-            raise ValueError(f"control frame of {len(payload)} bytes, {MAX_CONTROL} at most")  # 5.5
-        if opcode == CLOSE:
-            self.close_sent = True
-        return serialize(opcode, payload, True, 0, self._new_key() if self._new_key else None)
-
-    def close(self, close: Close) -> bytes:
-        """Return the Close frame that says so."""
-        return self.control(CLOSE, pack_close(close.code, close.reason))
-
-    def _fragments(self, opcode: int, data: memoryview, step: int, rsv: int, fin: bool) -> list[Buffer]:
-        buffers = self._frame(opcode, data[:step], False, rsv)
-        for start in range(step, len(data), step):
-            last = start + step >= len(data)
-            buffers += self._frame(int(Opcode.CONTINUATION), data[start : start + step], fin and last, 0)
-        return buffers
-
-    def _frame(self, opcode: int, data: Buffer, fin: bool, rsv: int) -> list[Buffer]:
-        if self._new_key:
-            return [serialize(opcode, data, fin, rsv, self._new_key())]
-        if len(data) <= JOINED:
-            return [serialize(opcode, data, fin, rsv)]
-        return [serialize_header(opcode, len(data), fin, rsv), data]
-
-
 class Endpoint:
     """Both halves of one side, for use without a socket: bytes in, events out; messages in, bytes out.
 
@@ -418,7 +293,7 @@ class Endpoint:
             codecs=codecs,
             fragments=fragments,
         )
-        self.sender = Sender(role, new_key=new_key, codecs=codecs, fragment_size=fragment_size)
+        self.sender = Sender(new_key if role is Role.CLIENT else None, codecs=codecs, fragment_size=fragment_size)
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Take bytes and iterate over the events they complete; text comes as str.
