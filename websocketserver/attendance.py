@@ -61,7 +61,7 @@ class AttendedChannel(Channel):
         self.latency: float | None = None
         self._messages_sent = 0  # guarded by the write lock
         self._pings = Pings()  # guarded by the state lock
-        now = time.monotonic()
+        now = self._opened_at
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, now)
         self._release_after: float | None = None
         if codecs:

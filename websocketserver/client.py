@@ -15,7 +15,7 @@ from .deadline import HASTE, Deadline
 from .dialing import Attempt, Dialer
 from .exceptions import HandshakeError
 from .hooks import Hooks
-from .opening import Opening, parse_url
+from .opening import Opening, Target, parse_url
 from .protocol.closecodes import CloseCode, pack_close
 from .protocol.extensions import Extension
 from .settings import DEFAULT_COMPRESSION, Settings, check_seconds, shared_settings
@@ -88,7 +88,7 @@ class WebSocketClient(Hooks, WebSocketConnection):
         disable_nagle_algorithm: bool = True,
         connect: bool = True,
     ) -> None:
-        settings = shared_settings(
+        self._settings = settings = shared_settings(
             max_message_size,
             max_frame_size,
             max_fragments,
@@ -104,14 +104,10 @@ class WebSocketClient(Hooks, WebSocketConnection):
             disable_nagle_algorithm,
         )
         check_seconds("connect_timeout", connect_timeout)
-        check_context(ssl_context)
-        _check_sock(sock)
-        if (sock is not None) + (unix_path is not None) + (source_address is not None) > 1:
-            raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
-        target = parse_url(url)
-        self.url = url  #: as it was given
-        self._settings = settings
         self._connect_timeout = connect_timeout
+        self.url = url  #: as it was given
+        target = parse_url(url)
+        self._dialer = _make_dialer(target, ssl_context, sock, unix_path, source_address)
         self._opening = Opening(
             target,
             version=websocket_version,
@@ -120,11 +116,6 @@ class WebSocketClient(Hooks, WebSocketConnection):
             headers=headers,
             cookies=cookies,
             extensions=settings.all_extensions,
-        )
-        if target.secure and ssl_context is None:
-            ssl_context = client_context()
-        self._dialer = Dialer(
-            target.host, target.port, ssl_context if target.secure else None, sock, unix_path, source_address
         )
         self._attempt = Attempt(sock)
         if connect:
@@ -276,6 +267,21 @@ class WebSocketClient(Hooks, WebSocketConnection):
             super().abort()
 
 
-def _check_sock(sock: object) -> None:
+def _make_dialer(
+    target: Target,
+    ssl_context: ssl.SSLContext | None,
+    sock: socket.socket | None,
+    unix_path: str | None,
+    source_address: tuple[str, int] | None,
+) -> Dialer:
+    """Return who makes the stream to where a URL says; raises TypeError or ValueError for what makes no sense."""
+    check_context(ssl_context)
     if sock is not None and not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket or None, not {type(sock).__name__}")
+    if (sock is not None) + (unix_path is not None) + (source_address is not None) > 1:
+        raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
+    if not target.secure:
+        ssl_context = None
+    elif ssl_context is None:
+        ssl_context = client_context()
+    return Dialer(target.host, target.port, ssl_context, sock, unix_path, source_address)

@@ -153,6 +153,8 @@ class Dialer(NamedTuple):
         if self.unix_path is not None:
             return self._try_address((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", self.unix_path), deadline, attempt)
         addresses = _resolve(self.host, self.port, deadline, attempt)
+        if len(addresses) == 1:
+            return self._try_address(addresses[0], deadline, attempt)
         failures: list[OSError] = []
         for tried, address in enumerate(addresses):
             untried = len(addresses) - tried

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
@@ -78,8 +77,10 @@ _settings = lru_cache(256, typed=True)(Settings)  # True is not 1, though they a
 
 def shared_settings(*values: Any) -> Settings:
     """Return Settings of these values: the same for many connections, whose values need no second look."""
-    with suppress(TypeError):  # unhashable, such as a list of extensions, or wrong, as is found below
+    try:
         return _settings(*values)
+    except TypeError:  # unhashable, such as a list of extensions, or wrong, as is found below
+        pass
     return Settings(*values)
 
 
