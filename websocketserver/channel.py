@@ -276,7 +276,7 @@ class Channel(Pump):
                     pass
                 finally:
                     self._unlock_output()
-            self._pump_until(lambda: self._eof or self._over, deadline)
+            self._pump_to_end(deadline)
         finally:
             self._cut("the closing handshake did not end in time")
 

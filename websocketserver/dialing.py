@@ -21,6 +21,7 @@ from .transport import is_connected, poll, shutdown
 
 __all__ = ["Attempt", "Dialer"]
 
+NON_BLOCKING: int = getattr(socket, "SOCK_NONBLOCK", 0)  # 0 where a socket cannot be made so
 _AddressInfo = tuple[Any, ...]  # as socket.getaddrinfo() gives it
 
 
@@ -170,14 +171,15 @@ class Dialer(NamedTuple):
 
     def _try_address(self, address: _AddressInfo, deadline: Deadline, attempt: Attempt) -> socket.socket:
         family, kind, protocol, _, where = address
-        sock = socket.socket(family, kind, protocol)
+        sock = socket.socket(family, kind | NON_BLOCKING, protocol)
         try:
             if self.source_address is not None:
                 sock.bind(self.source_address)
             left = deadline.left()
             if left == 0:
                 raise TimeoutError(f"no time left to connect to {where}")
-            sock.setblocking(False)
+            if not NON_BLOCKING:
+                sock.setblocking(False)
             error = attempt.begin_connecting(sock, where)
             if error == errno.EINPROGRESS or error == errno.EWOULDBLOCK and family != socket.AF_UNIX:
                 error = 0 if is_connected(sock) else _wait_connected(sock, deadline)

@@ -185,10 +185,37 @@ class Pump(Intake):
                         return done()
                 else:
                     return True
-            self._collect(deadline, done)
+            self._collect(deadline)
             if deadline.passed():
                 with self._lock:
                     return done()
+
+    def _pump_to_end(self, deadline: Deadline) -> None:
+        """Wait for the end of the peer's stream, and meanwhile read for all."""
+        if self._gathering is not None:
+            self._stop_gathering(deadline)
+        with self._lock:
+            quickly = self._sent is not None and not (self._pumping or self._over or self._eof)
+            if quickly:
+                self._pumping = True
+        if not quickly:
+            self._pump_until(lambda: self._eof or self._over, deadline)
+            return
+        try:
+            if self._unparsed:
+                self._parse()  # after our Close, nothing of it is the application's
+            while self._read(deadline):
+                if self._unparsed:
+                    self._parse()
+                if self._eof or self._over or deadline.passed():
+                    break
+                self._read_ended()
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
+            self._leave_pump()
+            self._tell_pool()
 
     # As the pump
 
@@ -217,21 +244,14 @@ class Pump(Intake):
             if self._announce is not None:
                 self._tell_pool()
 
-    def _collect(self, deadline: Deadline, done: Callable[[], bool] = lambda: True) -> None:
-        """As the pump, take what was read before into the inbox, or else read, waiting for it.
-
-        Goes on as long as there is room unless ``done()``, which whoever wants to know asks again with the lock.
-        """
+    def _collect(self, deadline: Deadline) -> None:
+        """As the pump, take what was read before into the inbox, or else read once, waiting for it."""
         try:
-            while True:
-                before = self._events
-                if self._unparsed:
-                    self._fill()
-                if self._events == before and not self._eof and self._read(deadline) and self._unparsed:
-                    self._fill()
-                if done() or self._eof or self._over or self._full() or deadline.passed():
-                    break
-                self._read_ended()
+            before = self._events
+            if self._unparsed:
+                self._fill()
+            if self._events == before and not self._eof and self._read(deadline) and self._unparsed:
+                self._fill()
         except BaseException:
             self._interrupted()
             raise

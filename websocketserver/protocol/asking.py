@@ -120,7 +120,7 @@ def _check_switching(head: ResponseHead, key: str) -> None:
         raise ValueError(f"the server {answer}: {head.status} {reason}".rstrip())
     if head.version != "HTTP/1.1":
         raise ValueError(f"the server answered with {head.version}, not HTTP/1.1")
-    if [value.lower() for value in head.fields.get("upgrade", ())] != ["websocket"]:  # 4.1, 2
+    if ",".join(head.fields.get("upgrade", ())).lower() != "websocket":  # 4.1, 2
         raise ValueError("the server's Upgrade is not websocket")
     if not lists(head.fields, "connection", "upgrade"):  # 4.1, 3
         raise ValueError("the server's Connection does not name upgrade")
