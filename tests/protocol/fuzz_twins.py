@@ -201,17 +201,17 @@ def coding(twin: Twin, random: Random) -> Trace:
 
 
 def heads(twin: Twin, random: Random) -> Trace:
-    """Whole request heads, some with a few bytes changed, cut, or too much of something."""
+    """Whole heads, some with a few bytes changed, cut, or too much of something."""
     wholehead = twin["wholehead"]
     lines = [random.choice(HEAD_LINES) for _ in range(random.randrange(6))]
-    data = bytearray(
-        random.choice(REQUEST_LINES) + b"".join(lines) + b"\r\n" + random.choice((b"", b"\x81\x85", b"\r\n\r\n"))
-    )
+    first, behind = random.choice(REQUEST_LINES + STATUS_LINES), random.choice((b"", b"\x81\x85", b"\r\n\r\n"))
+    data = bytearray(first + b"".join(lines) + b"\r\n" + behind)
     for _ in range(random.choice((0, 0, 1, 1, 2, 5))):
         at = random.randrange(len(data) + 1)
         data[at : at + random.randrange(3)] = random.choice(HEAD_BYTES)
     for room in (len(data), len(data) - random.randrange(4), 8192):
-        yield outcome(wholehead.split_request, bytes(data), room, random.choice((0, 2, 100)), wholehead.COMMON_NAMES)
+        for split in (wholehead.split_request, wholehead.split_response):
+            yield outcome(split, bytes(data), room, random.choice((0, 2, 100)), wholehead.COMMON_NAMES)
 
 
 REQUEST_LINES = (
@@ -220,6 +220,12 @@ REQUEST_LINES = (
     b"!#$ http://h:1/ HTTP/1.1\r\n",
     b"GET / HTTP/2.0\r\n",
     b"",
+)
+STATUS_LINES = (
+    b"HTTP/1.1 101 Switching Protocols\r\n",
+    b"HTTP/1.1 101\r\n",
+    b"HTTP/1.0 404 \xe4\t \r\n",
+    b"HTTP/1.1 100 Continue\r\n",
 )
 HEAD_LINES = (
     *(b"Host: h\r\n", b"Connection: Upgrade\r\n", b"connection:keep-alive , x\r\n", b"Cookie:\r\n"),

@@ -33,6 +33,7 @@ HOT = [
     ("frames", "serialize"),
     ("frames", "serialize_header"),
     ("wholehead", "split_request"),
+    ("wholehead", "split_response"),
 ]
 
 
@@ -74,7 +75,8 @@ def test_heads_are_not_kept():
         for seed in range(2000):
             for _ in heads(CHOSEN, Random(seed)):
                 pass
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000  # of some thousand heads
+        # Of some ten thousand heads; of tuples and lists that are gone, some are kept for the next.
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
     finally:
         tracemalloc.stop()
 

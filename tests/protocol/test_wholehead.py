@@ -65,3 +65,43 @@ def test_what_is_long_is_none(split):
     assert split(head(MAX_HEADERS, 1)) is not None and split(head(MAX_HEADERS + 1, 1)) is None
     assert split(head(1, room)) is not None and split(head(1, room + 1)) is None
     assert split(b"GET / HTTP/1.1\r\n\r\n") is None
+
+
+@pytest.fixture(params=TWINS)
+def split_response(request):
+    """Return split_response with the limits that it has in use."""
+    wholehead = TWINS[request.param]["wholehead"]
+    return lambda data: wholehead.split_response(data, MAX_LINE, MAX_HEADERS, wholehead.COMMON_NAMES)
+
+
+FIELDS = b"\r\nUpgrade: websocket\r\nSet-Cookie: a\r\nset-cookie: b\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"HTTP/1.1 101 Switching Protocols", ("HTTP/1.1", 101, "Switching Protocols")),
+        (b"HTTP/1.0 404 \tn\xf6 \x7e", ("HTTP/1.0", 404, "\tn\xf6 ~")),
+        (b"HTTP/9.9 999", ("HTTP/9.9", 999, "")),
+        (b"HTTP/1.1 200 ", ("HTTP/1.1", 200, "")),
+    ],
+)
+def test_a_final_response_is_taken_apart_as_it_was_sent(split_response, line, status):
+    taken, pairs, fields, size = split_response(line + FIELDS + b"\x81\x00")
+    assert taken == status
+    assert pairs == [("Upgrade", "websocket"), ("Set-Cookie", "a"), ("set-cookie", "b")]
+    assert fields == {"upgrade": ["websocket"], "set-cookie": ["a", "b"]}
+    assert size == len(line + FIELDS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"HTTP/1.1", b"HTTP/1.1 ", b"HTTP/1.1 10", b"HTTP/1.1 1010", b"HTTP/1.1 101x", b"HTTP/1.1  101 OK"),
+        *(b"HTTP/1.1 100 Continue", b"HTTP/1.1 199 ", b"HTTP/1.1 020 ", b"http/1.1 101 ", b"HTTP/1x1 101 "),
+        *(b"HTTP/x.1 101 ", b"HTTP/1.x 101 ", b"HTTP/1.1-101 ", b"HTTP/1.1 2x0 ", b"HTTP/1.1 20x "),
+        b"HTTP/1.1 101 \x7f",
+    ],
+)
+def test_another_status_line_is_none(split_response, line):
+    assert split_response(line + FIELDS) is None

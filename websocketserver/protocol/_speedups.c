@@ -1,4 +1,4 @@
-/* The C twin of the hot functions: masking, UTF-8, frames (RFC 6455, sections 5.2, 5.3 and 8.1), request heads.
+/* The C twin of the hot functions: masking, UTF-8, frames (RFC 6455, sections 5.2, 5.3 and 8.1), HTTP heads.
 
    The Python twins in masking.py, utf8.py, frames.py and wholehead.py are the specification: the same results, the
    same errors. What is explained there is not explained again here.
@@ -337,6 +337,7 @@ static PyMethodDef functions[] = {
     {"serialize_header", (PyCFunction)(void (*)(void))serialize_header, METH_FASTCALL | METH_KEYWORDS,
      "Return the header of a frame."},
     {"split_request", (PyCFunction)(void (*)(void))split_request, METH_FASTCALL, "Take a whole request head apart."},
+    {"split_response", (PyCFunction)(void (*)(void))split_response, METH_FASTCALL, "Take a whole response head apart."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,3 +10,4 @@ from .utf8 import Utf8Validator as Utf8Validator
 from .utf8 import decode as decode
 from .utf8 import encode as encode
 from .wholehead import split_request as split_request
+from .wholehead import split_response as split_response

@@ -1,4 +1,4 @@
-/* The head of a request that has come in one piece (wholehead.py). Part of _speedups.c. */
+/* Heads that have come in one piece (wholehead.py). Part of _speedups.c. */
 
 static int is_token_byte(unsigned char c) /* RFC 9110, 5.6.2 */
 {
@@ -42,6 +42,24 @@ static PyObject *split_request_line(const unsigned char *from, const unsigned ch
         Py_RETURN_NONE;
     return Py_BuildValue("(NNNN)", as_str(method, method_end), as_str(target, from), as_str(version, to),
                          as_str(method, to));
+}
+
+static int is_digit(unsigned char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Return (version, status, reason) of a line without its CRLF; None if it does not begin a final response. */
+static PyObject *split_status_line(const unsigned char *from, const unsigned char *to)
+{
+    if (to - from < 12 || memcmp(from, "HTTP/", 5) || !is_digit(from[5]) || from[6] != '.' || !is_digit(from[7]) ||
+        from[8] != ' ' || !is_digit(from[9]) || !is_digit(from[10]) || !is_digit(from[11]))
+        Py_RETURN_NONE;
+    const unsigned char *digits = from + 9, *reason = from + 12;
+    int status = (digits[0] - '0') * 100 + (digits[1] - '0') * 10 + digits[2] - '0';
+    if ((status < 200 && status != 101) || (reason < to && *reason++ != ' '))
+        Py_RETURN_NONE;
+    return Py_BuildValue("(NiN)", as_str(from, from + 8), status, as_str(reason, to));
 }
 
 /* Return (name, name in lower case) as in names, or else anew; NULL without an exception if it is not a token. */
@@ -124,10 +142,12 @@ static int split_headers(const unsigned char **at, Py_ssize_t most, PyObject *na
     }
 }
 
-static PyObject *split_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+typedef PyObject *(*SplitLine)(const unsigned char *from, const unsigned char *to);
+
+static PyObject *split_head(PyObject *const *args, Py_ssize_t nargs, SplitLine split_line)
 {
     if (nargs != 4 || !PyBytes_CheckExact(args[0]) || !PyDict_CheckExact(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "split_request() takes bytes, two ints and a dict");
+        PyErr_SetString(PyExc_TypeError, "bytes, two ints and a dict are wanted");
         return NULL;
     }
     Py_ssize_t room = PyLong_AsSsize_t(args[1]), most = PyLong_AsSsize_t(args[2]);
@@ -135,7 +155,7 @@ static PyObject *split_request(PyObject *Py_UNUSED(module), PyObject *const *arg
         return NULL;
     const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]), *at = data;
     const unsigned char *end = find_line_end(at);
-    PyObject *start = end ? split_request_line(at, end) : Py_NewRef(Py_None);
+    PyObject *start = end ? split_line(at, end) : Py_NewRef(Py_None);
     PyObject *pairs = PyList_New(0), *fields = PyDict_New(), *result = NULL;
     if (start && pairs && fields) {
         at = end ? end + 2 : at;
@@ -149,4 +169,14 @@ static PyObject *split_request(PyObject *Py_UNUSED(module), PyObject *const *arg
     Py_XDECREF(pairs);
     Py_XDECREF(fields);
     return result;
+}
+
+static PyObject *split_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    return split_head(args, nargs, split_request_line);
+}
+
+static PyObject *split_response(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    return split_head(args, nargs, split_status_line);
 }

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..exceptions import HandshakeError
 from .grammar import TOKEN, count_controls, is_token, parse_host
-from .wholehead import COMMON_NAMES, Fields, Pairs, Start, add_header, split_headers, split_request
+from .wholehead import COMMON_NAMES, Fields, Pairs, Start, Status, add_header, split_request, split_response
 
 __all__ = [
     "MAX_HEAD",
@@ -53,7 +53,6 @@ _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/([0-9])\.[0-9])\r\n
 _match_simple_request = re.compile(rf"{TOKEN} [!-~]+\r\n".encode()).fullmatch  # HTTP/0.9
 _match_status_line = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n").fullmatch
 match_absolute = re.compile(r"(?:https?|wss?)://([^/?#]*)([^#]*)", re.IGNORECASE).fullmatch  # RFC 9112, 3.2.2
-_match_final = re.compile(rb"(HTTP/[0-9]\.[0-9]) (101|[2-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch
 
 
 class HeadError(HandshakeError):
@@ -222,26 +221,21 @@ def _read_one_response_head(readline: ReadLine) -> ResponseHead:
     return ResponseHead(*start, lines.pairs, lines.fields)
 
 
-def _parse_status_line(line: bytes) -> tuple[str, int, str]:
+def _parse_status_line(line: bytes) -> Status:
     match = _match_status_line(line)
     if match is None:  # RFC 9112, 4
         raise HeadError("malformed status line")
-    return _status(match)
-
-
-def _status(line: re.Match[bytes]) -> tuple[str, int, str]:
-    version, status, reason = line.groups(default=b"")
+    version, status, reason = match.groups(default=b"")
     return version.decode(), int(status), reason.decode("latin-1")
 
 
 def take_response_head(data: bytes) -> tuple[ResponseHead, int] | None:
     """As take_request_head, for a final response; ``read_response_head`` does the rest."""
-    end = data.find(b"\r\n\r\n", 0, MAX_LINE)
-    line, _, rest = data[: max(end, 0)].partition(b"\r\n")
-    status = _match_final(line)
-    if status is None or (parsed := split_headers(rest, MAX_HEADERS, COMMON_NAMES)) is None:
+    taken = split_response(data, MAX_LINE, MAX_HEADERS, COMMON_NAMES)
+    if taken is None:
         return None
-    return ResponseHead(*_status(status), *parsed), end + 4
+    status, pairs, fields, size = taken
+    return ResponseHead(*status, pairs, fields), size
 
 
 # Its lines

@@ -1,7 +1,7 @@
 """Whole heads: the quick way to take a head apart that has come in one piece, which most do.
 
-Owns     split_request, split_headers, and the names that nearly every head has.
-Imports  grammar, and the C twin of split_request where that is built.
+Owns     split_request, split_response, and the names that nearly every head has.
+Imports  grammar, and the C twins of both where they are built.
 Never    says what is wrong: for whatever is unusual the answer is None, and headers.py tells what it is.
 """
 
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from .grammar import TOKEN, count_controls, is_token
 
-__all__ = ["COMMON_NAMES", "Fields", "Names", "Pairs", "Start", "add_header", "split_headers", "split_request"]
+__all__ = ["COMMON_NAMES", "Fields", "Names", "Pairs", "Start", "add_header", "split_request", "split_response"]
 
 Fields = dict[str, list[str]]
 Pairs = list[tuple[str, str]]
 Names = dict[str, tuple[str, str]]
 Start = tuple[str, str, str, str]  # method, target, version and the whole request line
+Status = tuple[str, int, str]  # version, status and reason
 
 COMMON_NAMES: Names = {  # what nearly every head has: not checked each time, and kept once
     name: (name, name.lower())
@@ -32,6 +33,7 @@ COMMON_NAMES: Names = {  # what nearly every head has: not checked each time, an
 }
 
 _match_request_line = re.compile(rf"({TOKEN}) ([!-~]+) (HTTP/1\.[0-9])").fullmatch  # RFC 9112, 3
+_match_final = re.compile(r"(HTTP/[0-9]\.[0-9]) (101|[2-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch  # 4
 
 
 def split_request(data: bytes, room: int, most: int, names: Names, /) -> tuple[Start, Pairs, Fields, int] | None:
@@ -41,16 +43,24 @@ def split_request(data: bytes, room: int, most: int, names: Names, /) -> tuple[S
     of headers, each with the same in lower case, that need not be checked nor made anew.
     """
     end = data.find(b"\r\n\r\n", 0, room)
-    if end < 0:
-        return None
-    line, _, rest = data[:end].partition(b"\r\n")
+    line, _, rest = data[: max(end, 0)].partition(b"\r\n")
     start = _match_request_line(line.decode("latin-1"))
-    if start is None or (headers := split_headers(rest, most, names)) is None:
+    if start is None or (headers := _split_headers(rest, most, names)) is None:
         return None
     return (start[1], start[2], start[3], start[0]), *headers, end + 4
 
 
-def split_headers(data: bytes, most: int, names: Names) -> tuple[Pairs, Fields] | None:
+def split_response(data: bytes, room: int, most: int, names: Names, /) -> tuple[Status, Pairs, Fields, int] | None:
+    """Return what the head of a final response (101, or from 200 on) says that these bytes begin with, likewise."""
+    end = data.find(b"\r\n\r\n", 0, room)
+    line, _, rest = data[: max(end, 0)].partition(b"\r\n")
+    status = _match_final(line.decode("latin-1"))
+    if status is None or (headers := _split_headers(rest, most, names)) is None:
+        return None
+    return (status[1], int(status[2]), status[3] or ""), *headers, end + 4
+
+
+def _split_headers(data: bytes, most: int, names: Names) -> tuple[Pairs, Fields] | None:
     """Return what the header lines say that these bytes are, the last without its CRLF; None if any is wrong."""
     lines = data.decode("latin-1").split("\r\n")
     if len(lines) > most or count_controls(data) != 2 * (len(lines) - 1):
@@ -82,6 +92,6 @@ def add_header(pairs: Pairs, fields: Fields, name: tuple[str, str], value: str) 
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._speedups import split_request
+        from ._speedups import split_request, split_response
     except ImportError:
         pass
