@@ -338,6 +338,19 @@ class TestParked:
             waiter.result()
             assert [peer.read_frame().payload for _ in range(2)] == [b"before", b"after"]
 
+    def test_while_a_foreign_ping_waits_messages_are_handled(self) -> None:
+        with pooled() as running, raw_client(running) as peer:
+            wait_until(lambda: "open" in events(running))
+            (connection,) = running.server.connections
+            waiter = run_in_thread(connection.ping(b"?").wait, SOON)
+            assert peer.read_frame()[:2] == (PING, b"?")
+            wait_until(lambda: connection._pumping)
+            for number in range(5):
+                echo(peer, b"%d" % number)  # though the Pong is still to come
+            assert waiter.running
+            peer.frame(PONG, b"?")
+            waiter.result()
+
     def test_a_blocked_broadcast_takes_in_messages_for_the_hooks(self) -> None:
         with pooled() as running, raw_client(running) as peer:
             wait_until(lambda: "open" in events(running))
