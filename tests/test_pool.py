@@ -158,6 +158,23 @@ class TestServing:
             house.pool.announce(guest)
             guest.has_served("announced" * (turn + 1))
 
+    def test_what_the_leader_announces_while_it_serves_nobody_is_served(self, house: House, monkeypatch: Any) -> None:
+        guest = house.guest()
+        poller, announced = house.pool._poller, threading.Event()
+        poll = poller.poll
+
+        def collect_and_poll(seconds: float | None) -> list[int]:
+            if not announced.is_set():  # as what garbage does that is collected just now
+                guest.ready = True
+                house.pool.announce(guest)
+                announced.set()
+            return poll(seconds)
+
+        monkeypatch.setattr(poller, "poll", collect_and_poll)
+        house.pool._waker.wake()
+        wait_until(announced.is_set)
+        guest.has_served("announced")
+
     def test_what_is_always_ready_does_not_keep_the_others_from_their_turn(self, house: House) -> None:
         class Greedy(Guest):
             def is_ready(self) -> bool:

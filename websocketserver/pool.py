@@ -193,7 +193,9 @@ class Pool:
         """There is something to serve that polling does not show."""
         self._announced.append(tenant)
         leader = self._leader
-        if leader is None or leader.thread != get_ident():  # the leader looks before it polls, as who gets the lead
+        # The leader looks before it polls, as who gets the lead; but where it serves nobody, it may just have looked,
+        # and this may be garbage that goes.
+        if leader is None or leader.thread != get_ident() or leader.tenant is None:
             self._waker.wake()
 
     # The leader
