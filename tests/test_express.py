@@ -376,6 +376,23 @@ class TestBothWays:
         connection.send("y")
         assert peer.read_frame().payload == b"y"
 
+    def test_a_guest_that_sends_while_it_is_noted(self, server: Ends) -> None:
+        class Hasty(WebSocketConnection):
+            __slots__ = ()
+
+            def __hash__(self) -> int:
+                self._output.flush_gathered()
+                return id(self)
+
+        connection, peer = server
+        connection.__class__ = Hasty
+        connection._output.gathered += frame(1, b"first")
+        message = sharing.SharedMessage("second")
+        assert message.frames(connection._output.sender) is not None
+        assert connection.offer(message, {}, [])
+        assert connection._output.flush_gathered()
+        assert [peer.read_frame().payload for _ in range(2)] == [b"first", b"second"]
+
     def test_several_threads(self) -> None:
         with pipe() as (client, server):
             senders = [run_in_thread(self.send_many, client, name) for name in "abc"]

@@ -227,7 +227,7 @@ static PyObject *gather_for_guest(const State *state, PyObject *self, PyObject *
                                   PyObject *guests)
 {
     PyObject *gathered = GET(OUTPUT, gathered, output);
-    if (!PyDict_CheckExact(guests) ||
+    if (!PyDict_CheckExact(guests) || !is_plain(state, CONNECTION, self) || /* a hash of its own may let others in */
         PyByteArray_GET_SIZE(gathered) + PyBytes_GET_SIZE(frame) >= state->values[GATHERED])
         Py_RETURN_FALSE;
     if (PyDict_SetItem(guests, self, Py_None) < 0)
