@@ -575,6 +575,17 @@ class TestHandling:
             ask(peer, "next", "gathered")
             assert peer.read_frame().payload == b"next"
 
+    def test_text_is_str_though_somebody_else_has_asked_for_bytes(self) -> None:
+        with turning() as running, raw_client(running) as peer:
+            for text in ("well", "next", "and \N{SNOWMAN}"):
+                ask(peer, text)
+                assert events(running)[-1] == text
+                (connection,) = running.server.connections
+                if running.server.__class__.__name__.startswith("Threading"):
+                    wait_until(lambda: connection._pumping)  # noqa: B023
+                with pytest.raises(TimeoutError):
+                    connection.recv(timeout=0, decode=False)
+
     def test_a_stream_of_bytes_that_is_none(self) -> None:
         with turning() as running, raw_client(running) as peer:
             ask(peer, "well")

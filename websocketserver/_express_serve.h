@@ -22,7 +22,7 @@ static int is_open(const State *state, PyObject *connection)
         return 0;
     PyObject *broken = GET(OUTPUT, broken, output);
     return broken && PyUnicode_CheckExact(broken) && !PyUnicode_GET_LENGTH(broken) &&
-           IS(RECEIVER, decode_text, receiver, Py_True) && !has_gathered(state, connection);
+           !has_gathered(state, connection);
 }
 
 /* See off what a hook has gathered for others, or others for its connection. */
@@ -37,6 +37,15 @@ static int stop_gathering(const State *state, PyObject *connection)
     return result ? 0 : -1;
 }
 
+/* Return what on_message is called with: text as str, also where it came while another thread asked for bytes. */
+static PyObject *read_message(PyObject *message)
+{
+    PyObject *data = PyTuple_GET_ITEM(message, 0);
+    if (PyTuple_GET_ITEM(message, 1) == Py_True && PyBytes_CheckExact(data))
+        return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), NULL);
+    return Py_NewRef(data);
+}
+
 /* Receive a message that comes alone, maybe waiting for it, and call on_message with it: 1 if that is done, 0 where
    Python goes on, -1 with an exception. */
 static int handle_one(const State *state, PyObject *handler, PyObject *connection, int waits)
@@ -46,9 +55,11 @@ static int handle_one(const State *state, PyObject *handler, PyObject *connectio
         Py_XDECREF(message);
         return message ? 0 : -1;
     }
-    PyObject *args[] = {handler, PyTuple_GET_ITEM(message, 0)};
-    PyObject *result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
+    PyObject *args[] = {handler, read_message(message)}, *result = NULL;
     Py_DECREF(message);
+    if (args[1])
+        result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
+    Py_XDECREF(args[1]);
     Py_XDECREF(result);
     if (!result)
         return -1;
