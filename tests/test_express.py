@@ -376,6 +376,25 @@ class TestBothWays:
         connection.send("y")
         assert peer.read_frame().payload == b"y"
 
+    @pytest.mark.parametrize("parked", [False, True])
+    def test_a_socket_that_the_application_has_closed(self, server: Ends, parked: bool) -> None:
+        connection, _ = server
+        if parked:
+            connection.park(lambda: None)
+        number = connection._sock.fileno()
+        connection._sock.close()
+        one, other = socket.socketpair()
+        with one, other:
+            theirs = {one.fileno(): other, other.fileno(): one}[number]  # the number is another's now
+            theirs.setblocking(False)
+            theirs.send(frame(1, b"not ours", key=MASK))
+            with pytest.raises(ConnectionClosed):
+                connection.send("not theirs")
+            with pytest.raises(ConnectionClosed):
+                connection.recv()
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+
     def test_a_guest_that_sends_while_it_is_noted(self, server: Ends) -> None:
         class Hasty(WebSocketConnection):
             __slots__ = ()
@@ -661,7 +680,7 @@ NOT_RECEIVING: dict[str, object] = {
     "_receiver._in_message": True,
     "_receiver._as_fragments": True,
     "_receiver.closed": True,
-    "_transport.direct": -1,
+    "_transport.direct": None,
     "_transport": None,
 }
 NOT_SENDING: dict[str, object] = {
@@ -676,7 +695,7 @@ NOT_SENDING: dict[str, object] = {
     "_output.sender.plain": False,
     "_output.sender._new_key": lambda: b"keys",
     "_output.sender.close_sent": True,
-    "_transport.direct": -1,
+    "_transport.direct": None,
     "_transport": None,
 }
 

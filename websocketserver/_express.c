@@ -51,6 +51,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     EACH(state->names, NAME_COUNT, Py_VISIT)
     EACH(state->numbers, NUMBER_COUNT, Py_VISIT)
     Py_VISIT(state->lock_type);
+    Py_VISIT(state->socket_type);
     Py_VISIT(state->never);
     Py_VISIT(state->dont_wait);
     Py_VISIT(state->os);
@@ -65,6 +66,7 @@ static int module_clear(PyObject *module)
     EACH(state->names, NAME_COUNT, Py_CLEAR)
     EACH(state->numbers, NUMBER_COUNT, Py_CLEAR)
     Py_CLEAR(state->lock_type);
+    Py_CLEAR(state->socket_type);
     Py_CLEAR(state->never);
     Py_CLEAR(state->dont_wait);
     Py_CLEAR(state->os);

@@ -87,6 +87,7 @@ static const struct {
     METHOD(acquire)                                                                                                  \
     METHOD(buffered)                                                                                                 \
     METHOD(feed)                                                                                                     \
+    METHOD(fileno)                                                                                                   \
     METHOD(locked)                                                                                                   \
     METHOD(next_message)                                                                                             \
     METHOD(on_message)                                                                                               \
@@ -128,12 +129,13 @@ typedef struct {
     PyObject *names[NAME_COUNT];
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
-    PyObject *lock_type, *never;
+    PyObject *lock_type, *socket_type, *never;
     PyObject *dont_wait;    /* the arguments of acquire(False) */
     PyObject *os, *new_key; /* the module, and what keys.py draws with */
     Key keys[256];          /* drawn beforehand, so many of them left */
     int keys_left;
-    PyCFunction locked, acquire, release, feed, next_message; /* of locks, and of the parser; NULL: look them up */
+    PyCFunction locked, acquire, release; /* of locks; NULL, as in the next line: look it up */
+    PyCFunction fileno, feed, next_message; /* of sockets, and of the parser */
     Gate *gate; /* never freed: who comes from a read may come late */
     int ready, server; /* found with the first call, what is the server's with the first that serves: our modules
                           cannot be imported while they import this */
@@ -213,14 +215,18 @@ static inline int is_empty_list(PyObject *list)
     return list && PyList_CheckExact(list) && PyList_GET_SIZE(list) == 0;
 }
 
-/* Return the descriptor to use, -1 where the transport wants to be asked. */
+/* Return the descriptor to use, -1 where the transport wants to be asked, maybe with an exception. The socket is asked
+   each time: once the application has closed it, the number may be another's. */
 static int descriptor(const State *state, PyObject *self)
 {
     PyObject *transport = GET(CONNECTION, _transport, self);
-    if (!is_plain(state, TRANSPORT, transport))
+    PyObject *sock = is_plain(state, TRANSPORT, transport) ? GET(TRANSPORT, direct, transport) : NULL;
+    if (!sock || (PyObject *)Py_TYPE(sock) != state->socket_type)
         return -1;
-    PyObject *direct = GET(TRANSPORT, direct, transport);
-    return direct && PyLong_CheckExact(direct) ? (int)PyLong_AsLong(direct) : -1;
+    PyObject *number = state->fileno ? state->fileno(sock, NULL) : call(state, sock, NAME_fileno);
+    long fd = number ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    return (int)fd;
 }
 
 /* ---- Finding them ---- */
@@ -264,6 +270,7 @@ static int find_functions(State *state)
     state->locked = find_function(state->lock_type, "locked", METH_NOARGS);
     state->acquire = find_function(state->lock_type, "acquire", METH_VARARGS | METH_KEYWORDS);
     state->release = find_function(state->lock_type, "release", METH_NOARGS);
+    state->fileno = find_function(state->socket_type, "fileno", METH_NOARGS);
     state->feed = find_function(state->owners[PARSER], "feed", METH_O);
     state->next_message = find_function(state->owners[PARSER], "next_message", METH_FASTCALL);
     return PyErr_Occurred() ? -1 : 0;
@@ -296,6 +303,7 @@ static int find_all(State *state)
         state->values[i] = PyLong_AsSsize_t(state->numbers[i]);
     }
     state->lock_type = find("_thread", "LockType");
+    state->socket_type = find("socket", "socket");
     state->never = find("websocketserver.pump", "NEVER");
     state->dont_wait = PyTuple_Pack(1, Py_False);
     state->os = PyImport_ImportModule("os");

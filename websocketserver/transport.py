@@ -103,8 +103,8 @@ class PlainTransport(Transport):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        #: the descriptor for those who may go around the socket object (express.py), -1 where that is not the usual one
-        self.direct = sock.fileno() if DONT_WAIT and type(sock) is socket.socket else -1
+        #: the socket for those who may use its descriptor themselves (express.py), None where that is not the usual way
+        self.direct = sock if DONT_WAIT and type(sock) is socket.socket else None
         if (sock.gettimeout() is None) is not bool(DONT_WAIT):
             sock.setblocking(bool(DONT_WAIT))
 
