@@ -10,6 +10,7 @@ import struct
 import sys
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from websocketserver.exceptions import ConnectionClosed, HandshakeError
 from websocketserver.handler import WebSocketRequestHandler
 from websocketserver.pooling import PoolingWebSocketServer
+from websocketserver.protocol.events import Message
 from websocketserver.protocol.handshake import accept_key
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
@@ -328,6 +330,20 @@ class TestOnClose:
             with raw_client(running, headers={"Sec-WebSocket-Version": "7"}, status=426):
                 pass
         assert events(running) == []
+
+
+def test_a_stand_in_for_the_connection_is_served_too() -> None:
+    """As a test of somebody's handler may have it, with neither socket nor server."""
+
+    class Handler(WebSocketRequestHandler):
+        def on_message(self, message: str | bytes) -> None:
+            self.websocket.send(message)
+
+    sent: list[str | bytes] = []
+    handler: Any = Handler.__new__(Handler)
+    handler.websocket = SimpleNamespace(events=lambda: [Message("one", True), Message("two", True)], send=sent.append)
+    handler.handle_websocket()
+    assert sent == ["one", "two"]
 
 
 class TestExceptions:

@@ -146,9 +146,9 @@ static int send_out(const State *state, PyObject *self, PyObject *output, int fd
     const char *bytes = PyBytes_CheckExact(source) ? PyBytes_AS_STRING(source) : PyByteArray_AS_STRING(source);
     Py_ssize_t size = Py_SIZE(source);
     /* A pool's leader has others to serve, and nobody to wait for: it keeps the GIL, so looking is as good as taking.
-       Elsewhere it is given away; and up to CPython 3.12 a lock that was just handed to a waiter does not look locked:
-       to wait for it here would make all that was looked at before untrue. */
-    int keeps = !IS(CONNECTION, _announce, self, Py_None);
+       Elsewhere, and where there is much to copy, it is given away; and up to CPython 3.12 a lock that was just handed
+       to a waiter does not look locked: to wait for it here would make all that was looked at before untrue. */
+    int keeps = size <= state->values[JOINED] && !IS(CONNECTION, _announce, self, Py_None);
     int ours = keeps ? 1 : lock(state, output);
     if (ours <= 0)
         return ours < 0 ? -1 : NOTHING;

@@ -149,7 +149,8 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
         Then only on_open and on_close are called for you; the connection is closed on return.
         """
-        websocket, simple = self.websocket, self.is_served_simply()
+        websocket = self.websocket
+        simple = type(websocket) is WebSocketConnection and self.is_served_simply()  # and no stand-in of a test's
         try:
             for event in websocket.events():
                 self._handle_event(event)
