@@ -263,7 +263,7 @@ class TestThreads:
 
     def test_pump_that_times_out_hands_over(self) -> None:
         with half() as (connection, peer):
-            first = run_in_thread(connection.recv, 30 * MS)
+            first = run_in_thread(connection.recv, 150 * MS)
             wait_until(lambda: pumping(connection))
             second = run_in_thread(connection.recv, SOON)
             wait_until(lambda: connection._waiting)
