@@ -69,7 +69,7 @@ def test_more_than_the_system_can_wait_for_is_never(seconds: float) -> None:
 
 
 def test_wrong_kind_of_number() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="a time-out must be a number of seconds or None, not '5'"):
         Deadline("5")  # type: ignore[arg-type]
 
 

@@ -688,7 +688,13 @@ class TestHandshake:
         assert len(running.errors) == 1
 
     def test_bad_settings_are_500_and_one_report(self) -> None:
-        with serving(max_message_size=-1, errors_expected=True) as running, raw_client(running, status=500):
+        """Those of one connection: a class with bad ones cannot be defined."""
+
+        class Handler(Quiet):
+            def authorize(self) -> None:
+                self.max_message_size = -1
+
+        with serving(Handler, errors_expected=True) as running, raw_client(running, status=500):
             pass
         assert "max_message_size" in str(running.errors[0])
 

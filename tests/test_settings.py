@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from websocketserver.handler import WebSocketRequestHandler
 from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.extensions import Extension
 from websocketserver.settings import Settings
@@ -144,3 +145,25 @@ class TestOf:
     def test_many_different_ones_are_not_kept_for_ever(self) -> None:
         for size in range(1000):
             assert Settings.of(type("Handler", (), {"max_message_size": size})).max_message_size == size
+
+
+class TestCheck:
+    def test_mistakes_are_told_where_a_handler_is_defined(self) -> None:
+        with pytest.raises(TypeError, match="max_message_size must be an int or None, not '1MB'"):
+
+            class Handler(WebSocketRequestHandler):
+                max_message_size = "1MB"  # type: ignore[assignment]
+
+        with pytest.raises(ValueError, match="ping_interval"):
+
+            class Other(WebSocketRequestHandler):
+                ping_interval = -1
+
+    def test_what_an_instance_is_asked_for_is_not_looked_at(self) -> None:
+        class Handler(WebSocketRequestHandler):
+            @property
+            def max_message_size(self) -> int:  # type: ignore[override]
+                return 5
+
+        handler = Handler.__new__(Handler)
+        assert Settings.of(handler).max_message_size == 5

@@ -20,14 +20,17 @@ class Deadline:
     """A moment in the future; made once at the public method and handed down.
 
     ``seconds`` is a float, or None for never; more than a million seconds are never too.
-    Immutable, hence safe in any thread.
+    Immutable, hence safe in any thread. Raises TypeError for what is no number.
     """
 
     __slots__ = ("_clock", "at")
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.at = None if seconds is None or not seconds <= LONGEST else clock() + seconds
+        try:
+            self.at = None if seconds is None or not seconds <= LONGEST else clock() + seconds
+        except TypeError:
+            raise TypeError(f"a time-out must be a number of seconds or None, not {seconds!r}") from None
 
     def left(self) -> float | None:
         """Return the seconds left, never negative; None if there is no limit."""

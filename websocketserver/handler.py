@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .admission import TRY_LATER
 from .connection import State, WebSocketConnection
@@ -92,6 +92,11 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     _upgraded = False
     _failure: HandshakeError | None = None  # why the handshake has failed
     _hooks_over = False  # a hook has failed: the others are not called any more
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the settings of a class where it is defined, and not with its first connection."""
+        super().__init_subclass__(**options)
+        Settings.check(cls)
 
     # The handshake
 

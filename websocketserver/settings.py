@@ -69,6 +69,15 @@ class Settings:
             values = tuple(getattr(handler, name, default) for name, default in _DEFAULTS)
         return shared_settings(*values)
 
+    @classmethod
+    def check(cls, handler: type) -> None:
+        """Raise TypeError or ValueError where a class has attributes of these names that make no sense.
+
+        What an instance has yet to be asked for, such as a property, is left to ``of``.
+        """
+        values: dict[str, Any] = {name: getattr(handler, name, default) for name, default in _DEFAULTS}
+        cls(**{name: value for name, value in values.items() if not hasattr(type(value), "__get__")})
+
 
 _DEFAULTS = tuple((field.name, field.default) for field in fields(Settings))
 _get_all = attrgetter(*(name for name, _ in _DEFAULTS))
