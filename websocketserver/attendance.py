@@ -170,7 +170,7 @@ class AttendedChannel(Channel):
     # For a pool
 
     def park(self, announce: Callable[[], None]) -> None:
-        """A pool polls the descriptor from now on, which stays open until ``unpark``.
+        """For a pool: it polls the descriptor from now on, which stays open until ``unpark``.
 
         ``announce()`` is called, from any thread, when there is something that polling does not show.
         """
@@ -179,7 +179,7 @@ class AttendedChannel(Channel):
             self._polled = True
 
     def unpark(self) -> None:
-        """The pool has forgotten the descriptor."""
+        """For a pool: it has forgotten the descriptor."""
         with self._lock:
             self._announce = None
             self._polled = False
@@ -187,15 +187,16 @@ class AttendedChannel(Channel):
             self._release()
 
     def set_polled(self, polled: bool) -> None:
-        """Tell whether the pool waits for input just now; if not, the timer looks after the connection."""
+        """For a pool: tell whether it waits for input just now; if not, the timer looks after the connection."""
         self._polled = polled
         if not polled:
             timer.schedule(self, time.monotonic() + UNATTENDED)
 
     def handle_ready(self, handle: Callable[[AppEvent], None]) -> None:
-        """Call ``handle`` with the events that are here or can be read at once, one by one; never wait for the peer.
+        """For a pool: call ``handle`` with the events that are here or can be read at once, one by one.
 
-        Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event`` does.
+        Never waits for the peer. Gathers as ``events`` does, and raises ConnectionClosed at the end as ``next_event``
+        does.
         """
         transport, thread = self._transport, 0
         event = self._next_ready(True)
@@ -222,24 +223,28 @@ class AttendedChannel(Channel):
             raise self._closed_error()
 
     def attend(self) -> bool:
-        """Take in what is there up to the inbox's bound, answering Pings; return whether there are events."""
+        """For a pool: take in what is there up to the inbox's bound, answering Pings.
+
+        Return whether there are events.
+        """
         self._read_now()
         return self.is_ready()
 
     def is_ready(self) -> bool:
-        """Return whether there is input that polling the descriptor does not show."""
+        """For a pool: return whether there is input that polling the descriptor does not show."""
         if self._inbox or self._eof or self._over or self._unparsed and not (self._pumping or self._input_over):
             return True
         return self._transport.hides and self._transport.pending()
 
     def is_ended(self) -> bool:
-        """Return whether nothing is left but to take note of the end."""
+        """For a pool: return whether nothing is left but to take note of the end."""
         return self._input_over and not self._inbox
 
     def drain(self, forget: bool = False) -> bool:
-        """Read, without waiting, what comes at the end; return whether that is over, and nothing left to be taken.
+        """For a pool: read, without waiting, what comes at the end.
 
-        With ``forget``, events that nobody has taken are dropped.
+        Return whether that is over, and nothing left to be taken. With ``forget``, events that nobody has taken are
+        dropped.
         """
         if forget:
             with self._lock:

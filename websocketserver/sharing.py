@@ -64,10 +64,11 @@ class SharingChannel(TracedChannel):
     def offer(
         self, message: SharedMessage, guests: dict[SharingChannel, None] | None, late: list[SharingChannel]
     ) -> bool:
-        """Send a message as far as it goes now; with ``guests``, join those where it waits to be sent with others.
+        """For a broadcast: send a message as far as it goes now.
 
-        False where that cannot be: not a byte has left then, and who sends in the ordinary way learns why. Those of
-        which something is left that should have gone are added to ``late``.
+        With ``guests``, join those: it waits there to be sent with others. False where that cannot be: not a byte has
+        left then, and who sends in the ordinary way learns why. Those of which something is left that should have
+        gone are added to ``late``.
         """
         if message.plain is not None:
             sent = share_at_once(self, message.plain, guests)
@@ -106,7 +107,7 @@ class SharingChannel(TracedChannel):
                 self._flush()
 
     def catch_up(self) -> None:
-        """Send what was offered; a peer that takes none of it for ``send_timeout`` is cut."""
+        """For a broadcast: send what was offered; a peer that takes none of it for ``send_timeout`` is cut."""
         self._send_gathered(NEVER)
 
     def _stop_gathering(self, deadline: Deadline) -> None:
