@@ -67,23 +67,33 @@ class Site(Conversation):
 @contextmanager
 def proxied(folder: Path, **attributes: Any) -> Iterator[tuple[int, int]]:
     """Yield the ports, plain and TLS, of nginx in front of a server of ours."""
-    nginx = require("nginx", "/usr/sbin/nginx")
-    port, tls_port = closed_port(), closed_port()
-    certificate, key, _ = certificates().write(folder)
     with running_server(Site, seen=[], **attributes) as server:
-        config = folder / "nginx.conf"
-        config.write_text(
-            CONFIG.format(
-                folder=folder, port=port, tls_port=tls_port, certificate=certificate, key=key, backend=server.port
-            )
-        )
-        command = [nginx, "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        process, ports = start_nginx(folder, server.port)
+        with process:
             try:
-                wait_until((folder / "nginx.pid").exists)
-                yield port, tls_port
+                yield ports
             finally:
                 process.terminate()
+
+
+def start_nginx(folder: Path, backend: int) -> tuple[subprocess.Popen[bytes], tuple[int, int]]:
+    """Return nginx, which runs, and its ports: others if somebody else has taken those that were free just before."""
+    nginx = require("nginx", "/usr/sbin/nginx")
+    certificate, key, _ = certificates().write(folder)
+    config, pid = folder / "nginx.conf", folder / "nginx.pid"
+    command = [nginx, "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
+    for _ in range(5):
+        port, tls_port = closed_port(), closed_port()
+        config.write_text(
+            CONFIG.format(
+                folder=folder, port=port, tls_port=tls_port, certificate=certificate, key=key, backend=backend
+            )
+        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda process=process: pid.exists() or process.poll() is not None)
+        if process.poll() is None:
+            return process, (port, tls_port)
+    raise AssertionError((folder / "error.log").read_text())
 
 
 @pytest.mark.parametrize("compression", [None, PerMessageDeflate(threshold=0)])
