@@ -12,7 +12,9 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
-from .support import wait_until
+from websocketserver import WebSocketConnection
+
+from .support import pipe, wait_until
 
 # The package's one timer, and the one thread that tells of traces, serve all connections of the process and stay.
 SHARED_THREADS = {"websocketserver-keepalive", "websocketserver-trace"}
@@ -52,6 +54,19 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """With -n auto, run twice as many workers as there are cores: half of a test's time is waiting for a deadline."""
     cores = yield
     return cores if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 2 * cores
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    """What is the same over TLS is tested with both."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def ends(tls: bool) -> Iterator[tuple[WebSocketConnection, WebSocketConnection]]:
+    """The two ends of one connection, the client's first."""
+    with pipe(tls=tls) as pair:
+        yield pair
 
 
 @pytest.fixture(autouse=True)

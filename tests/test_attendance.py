@@ -24,11 +24,6 @@ from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
 KEY = b"\x01\x02\x03\x04"
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def soon_unattended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 10 * MS)

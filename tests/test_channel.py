@@ -27,11 +27,6 @@ MB = 1 << 20
 UNBOUNDED = Settings(max_message_size=None, max_queue_size=None, compression=None)
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture(params=list(Role), ids=lambda role: role.value)
 def role(request: pytest.FixtureRequest) -> Role:
     return request.param  # type: ignore[no-any-return]

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,17 +21,6 @@ from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
 
 KEY = b"\x01\x02\x03\x04"
 MB = 1 << 20
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-@pytest.fixture
-def ends(tls: bool) -> Iterator[tuple[WebSocketConnection, WebSocketConnection]]:
-    with pipe(tls=tls) as pair:
-        yield pair
 
 
 Ends = tuple[WebSocketConnection, WebSocketConnection]

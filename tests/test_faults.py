@@ -109,11 +109,6 @@ def running(request: pytest.FixtureRequest, tls: bool) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @contextlib.contextmanager
 def through(running: Running, plan: Plan, back: Plan = NO_FAULT, **options: Any) -> Iterator[Any]:
     """Yield a proxy, and a function that connects through it."""

@@ -30,11 +30,6 @@ NOW = Deadline(0)
 COMPRESSED = Settings(compression=PerMessageDeflate(threshold=0))
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture(params=list(Role), ids=lambda role: role.value)
 def role(request: pytest.FixtureRequest) -> Role:
     return request.param  # type: ignore[no-any-return]

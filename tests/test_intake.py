@@ -16,11 +16,6 @@ from .support import SOON, RawPeer, frame, half, run_in_thread
 KEY = b"\x01\x02\x03\x04"
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture(params=list(Role), ids=lambda role: role.value)
 def role(request: pytest.FixtureRequest) -> Role:
     return request.param  # type: ignore[no-any-return]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,20 +12,9 @@ from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.output import GATHERED
 from websocketserver.protocol.events import Message
 
-from .support import MS, SOON, frame, half, pipe, run_in_thread, wait_until
+from .support import MS, SOON, frame, half, run_in_thread, wait_until
 
 KEY = b"\x01\x02\x03\x04"
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-@pytest.fixture
-def ends(tls: bool) -> Iterator[tuple[WebSocketConnection, WebSocketConnection]]:
-    with pipe(tls=tls) as pair:
-        yield pair
 
 
 Ends = tuple[WebSocketConnection, WebSocketConnection]

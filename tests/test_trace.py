@@ -25,11 +25,6 @@ from .test_handler import OURS, Quiet, leave, serving
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture(params=OURS, ids=lambda kind: kind.__name__)
 def server_class(request: pytest.FixtureRequest) -> Any:
     return request.param

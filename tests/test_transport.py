@@ -40,11 +40,6 @@ def transports(tls: bool, tcp: bool = False) -> Iterator[tuple[Transport, Transp
         server.close()
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def tls(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def ends(tls: bool) -> Iterator[tuple[Transport, Transport]]:
     with transports(tls) as pair:
