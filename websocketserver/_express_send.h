@@ -1,4 +1,4 @@
-/* Sending in one call, part of _express.c: what connection.py and output.py do in several. */
+/* Sending in one call, part of _express.c: what sending.py, sharing.py and output.py do in several. */
 
 /* Return a payload as a frame without a mask (5.2); at most JOINED bytes, which fit into two of length. */
 static PyObject *make_plain_frame(int opcode, const char *payload, Py_ssize_t size)

@@ -1,8 +1,9 @@
 """Express: the common case of receiving, of sending and of serving, each in one call, where C can do it.
 
 Owns     receive_at_once, send_at_once, handle_at_once, serve_at_once and the like. Python has no shorter way than
-         connection.py's, handler.py's and pool.py's own, so here they mostly say that they have done nothing; those
-         then go their way. That is the specification: with C the same happens in fewer steps, or nothing at all.
+         that of their callers (connection.py, sending.py, sharing.py, handler.py, pool.py), so here they mostly say
+         that they have done nothing; those then go it. That is the specification: with C the same happens in fewer
+         steps, or nothing at all.
 Never    does what is not simple: a plain socket, no time-out, no extension, whole messages, nobody in the way.
 """
 
