@@ -30,8 +30,9 @@ MIN_BITS = 9  # zlib makes no raw streams for a window of 8 bits, which RFC 7692
 
 # What a flush ends with, and what is left out on the wire (7.2.1).
 TAIL = b"\x00\x00\xff\xff"
-# The tail, and a final block without content: together they end the stream, unless the message was cut short.
-END = TAIL + b"\x03\x00"
+# A final block without content. Behind a message and the tail it ends the stream at once; where a message was cut
+# short it does not, or inflates to something as bits of the block that was left open.
+FINAL = b"\x03\x00"
 
 INPUT_CHUNK = 16 * 1024  # zlib copies what it could not take yet: this bounds the copy
 # By how much inflating may go beyond a limit before it is noticed; what Python allocates first, so that it need
@@ -304,20 +305,22 @@ class Decompressor(Decoder):
     def _inflate(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
         """Yield what the piece inflates to, by at most so many bytes; raise zlib.error where it is no DEFLATE."""
         if fin and len(data) < INPUT_CHUNK:
-            yield from self._feed(bytes(data) + END, fin, max_chunk)
+            yield from self._feed(bytes(data) + TAIL, fin, max_chunk)
         else:
             yield from self._feed(data, False, max_chunk)
             if fin:
-                yield from self._feed(END, True, max_chunk)
-        if fin and self._stream is not None:
-            raise self._zlib.error("it ends in the middle of a block")
+                yield from self._feed(TAIL, True, max_chunk)
+        if fin and (stream := self._stream) is not None:
+            self._stream = None
+            if stream.decompress(FINAL) or not stream.eof or stream.unused_data:
+                raise self._zlib.error("it ends in the middle of a block")
 
     def _feed(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
         rest = memoryview(data)
         more = False  # whether zlib may hold output back
         while rest or more:
             if self._stream is None:
-                if fin and rest == END:
+                if fin and rest == TAIL:
                     return  # the peer ended the stream itself, or there was none at all
                 self._stream = self._new_stream()
             stream, piece = self._stream, rest[:INPUT_CHUNK]
