@@ -1,19 +1,21 @@
-"""A Python program that a test starts, talks to and ends."""
+"""A Python program that a test starts, talks to and ends, or waits for."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 from .support import SOON, run_in_thread
 
-__all__ = ["ROOT", "Program"]
+__all__ = ["ROOT", "Program", "run_program"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,3 +84,16 @@ class Program:
         self.interrupt()
         self.process.wait(SOON)
         return time.monotonic() - began
+
+
+def run_program(program: str, *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own, which must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -25,6 +25,7 @@ from websocketserver.protocol.extensions import accept_answer, format_offers, ne
 from websocketserver.protocol.grammar import parse_extensions
 
 __all__ = [
+    "MASK",
     "MS",
     "SOON",
     "Handle",
@@ -55,6 +56,7 @@ MS = 0.001 * float(os.environ.get("WEBSOCKETSERVER_TEST_SLOWNESS", "1"))
 SOON = 15.0
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
+MASK = b"\x37\xfa\x21\x3d"  # RFC 6455, section 5.7
 
 
 # Cases

@@ -20,9 +20,8 @@ from websocketserver.handler import WebSocketRequestHandler
 from websocketserver.pool import Pool
 from websocketserver.router import Router
 
+from .serving import PAGE, Page, default_server, leave, lines, log_message, pytest_generate_tests, read_to_end, serving
 from .support import SOON, Running, opening_request, raw_client, run_in_thread, running_server, wait_until
-from .test_handler import default_server, leave, lines, log_message, pytest_generate_tests, serving
-from .test_httphandler import PAGE, Page, read_to_end
 from .victim import Victim
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there

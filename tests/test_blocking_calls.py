@@ -28,7 +28,9 @@ from websocketserver import (
     WebSocketServer,
 )
 
+from .serving import Quiet, serving
 from .support import (
+    MASK,
     MS,
     SOON,
     RawPeer,
@@ -42,12 +44,10 @@ from .support import (
     wait_until,
 )
 from .test_dialing import dead_port
-from .test_handler import Quiet, serving
 
 TIME = 40 * MS
 TLS = [False, True]
 BIG = bytes(16 << 20)  # more than the sockets hold
-MASK = b"\x37\xfa\x21\x3d"
 ENDURING = Settings(
     close_timeout=3600, send_timeout=None, ping_interval=None, max_message_size=None, max_queue_size=1 << 16
 )

@@ -16,9 +16,8 @@ from websocketserver.counters import Counters, Stats
 from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.server import ThreadingWebSocketServer
 
+from .serving import OURS, connected, exchange, leave, read_to_end
 from .support import MS, SOON, Running, raw_client, run_in_thread, running_server, wait_until
-from .test_handler import OURS, leave
-from .test_httphandler import connected, exchange, read_to_end
 
 TEXT, CLOSE, PING = 1, 8, 9
 ONE = Stats(1, 2, 3, 4, 5, 6, 7.0, 0.25, 1000, 1001, True)

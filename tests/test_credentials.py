@@ -13,8 +13,8 @@ import pytest
 from websocketserver import BasicAuth, HandshakeError, Router, TokenAuth, WebSocketClient
 from websocketserver.protocol.headers import parse_request_head
 
+from .serving import Quiet, default_server, leave, lines, pytest_generate_tests, server_class, serving
 from .support import SOON, Running, raw_client, running_server
-from .test_handler import Quiet, default_server, leave, lines, pytest_generate_tests, server_class, serving
 
 __all__ = ["default_server", "pytest_generate_tests", "server_class"]  # under both servers, as there
 

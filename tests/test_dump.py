@@ -11,9 +11,8 @@ import pytest
 
 from websocketserver import ThreadingWebSocketServer, WebSocketClient
 
+from .serving import OURS, Quiet, connected, leave, serving
 from .support import SOON, raw_client, run_in_thread, running_server, wait_until
-from .test_handler import OURS, Quiet, leave, serving
-from .test_httphandler import connected
 
 TEXT = 1
 

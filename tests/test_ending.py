@@ -15,9 +15,10 @@ import pytest
 from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
+from .program import run_program
+from .serving import PAGE, Quiet, Slow, connected, echo, events, leave, lines, read_to_end, serving
 from .support import SOON, RawPeer, opening_request, raw_client, run_in_thread, wait_until
-from .test_handler import Quiet, events, leave, lines, serving
-from .test_server import BOTH, PAGE, TEXT, Slow, connected, echo, read_to_end, run_program
+from .test_server import BOTH, TEXT
 
 ALL = [*BOTH, PoolingWebSocketServer]
 
@@ -85,7 +86,7 @@ class TestShutdown:
             sock.sendall(PAGE)
             wait_until(lambda: events(running))
             running.server.shutdown(0.1)
-            assert read_to_end(sock) == b""
+            assert read_to_end(sock, cut=True) == b""
             go.set()
 
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -110,7 +111,7 @@ class TestShutdown:
             sock.sendall(PAGE)
             assert b"204" in sock.recv(4096)
             run_in_thread(running.server.shutdown, 60).result()
-            assert read_to_end(sock) == b""
+            assert read_to_end(sock, cut=True) == b""
 
     def test_from_a_handler(self, server_class: Any) -> None:
         class Handler(Quiet):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from .program import run_program
 from .support import sampled
-from .test_server import run_program
 
 SERVERS = ["ThreadingWebSocketServer", "WebSocketServer", "PoolingWebSocketServer"]
 

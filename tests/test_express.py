@@ -44,8 +44,8 @@ from websocketserver.pump import Turn
 from websocketserver.trace import TracedFrame
 from websocketserver.transport import poll
 
-from .support import SOON, RawPeer, Running, frame, half, pipe, raw_client, run_in_thread, wait_until
-from .test_handler import MASK, Quiet, events, leave, serving
+from .serving import Quiet, events, leave, serving
+from .support import MASK, SOON, RawPeer, Running, frame, half, pipe, raw_client, run_in_thread, wait_until
 
 HAVE_C = express.receive_at_once.__module__ != express.__name__
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .test_server import run_program
+from .program import run_program
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 

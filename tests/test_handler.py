@@ -17,13 +17,23 @@ import pytest
 
 from websocketserver.exceptions import ConnectionClosed, HandshakeError
 from websocketserver.handler import WebSocketRequestHandler
-from websocketserver.pooling import PoolingWebSocketServer
 from websocketserver.protocol.events import Message
 from websocketserver.protocol.handshake import accept_key
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
+from .serving import (
+    Quiet,
+    default_server,
+    events,
+    leave,
+    lines,
+    pytest_generate_tests,
+    server_class,
+    serving,
+)
 from .support import (
     KEY,
+    MASK,
     SOON,
     RawPeer,
     Running,
@@ -35,87 +45,9 @@ from .support import (
     wait_until,
 )
 
+__all__ = ["default_server", "pytest_generate_tests", "server_class"]  # under every server
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-MASK = b"\x37\xfa\x21\x3d"
-
-
-class ThreadingHTTPServer(http.server.ThreadingHTTPServer):
-    def serve_forever(self, poll_interval: float = 0.01) -> None:  # it polls for its shutdown
-        super().serve_forever(poll_interval)
-
-
-class HTTPServer(http.server.HTTPServer):
-    def serve_forever(self, poll_interval: float = 0.01) -> None:
-        super().serve_forever(poll_interval)
-
-
-OURS = [ThreadingWebSocketServer, PoolingWebSocketServer]
-SERVERS = [*OURS, WebSocketServer, ThreadingHTTPServer, HTTPServer]
-
-
-@pytest.fixture(params=SERVERS, ids=lambda kind: kind.__name__)
-def server_class(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is not for every kind of server under both of ours that serve many clients at once."""
-    if "server_class" not in metafunc.fixturenames:
-        metafunc.parametrize("default_server", OURS, ids=lambda kind: kind.__name__[:-15], indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def default_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Quiet, "default_server", getattr(request, "param", ThreadingWebSocketServer))
-
-
-class Quiet(WebSocketRequestHandler):
-    """Keeps its log lines and what its hooks were called with, in lists of the test's."""
-
-    default_server: type = ThreadingWebSocketServer
-    events: list[Any]
-    lines: list[str]
-
-    def log_message(self, format: str, *args: Any) -> None:
-        self.lines.append(format % args)
-
-    def on_open(self) -> None:
-        self.events.append("open")
-
-    def on_message(self, message: str | bytes) -> None:
-        self.events.append(message)
-        self.websocket.send(message)
-
-    def on_close(self, code: int, reason: str) -> None:
-        self.events.append((code, reason))
-
-
-def serving(handler: Any = Quiet, **options: Any) -> Any:
-    """Return a running server for this handler class, with lists of its own: the lines are the server's own too."""
-    options.setdefault("server_class", Quiet.default_server)
-    if getattr(options["server_class"], "log_message", None) is WebSocketServer.log_message:
-        options.setdefault("server_attributes", {"log_message": log_message})
-    return running_server(handler, events=[], lines=[], **options)
-
-
-def log_message(server: Any, format: str, *args: Any) -> None:
-    server.RequestHandlerClass.lines.append(format % args)
-
-
-def events(running: Running) -> list[Any]:
-    found: list[Any] = running.server.RequestHandlerClass.events
-    return found
-
-
-def lines(running: Running) -> list[str]:
-    found: list[str] = running.server.RequestHandlerClass.lines
-    return found
-
-
-def leave(peer: RawPeer, code: int = 1000, reason: str = "") -> None:
-    """Send a Close and end the stream, so that nobody waits for that."""
-    peer.close_frame(code, reason)
-    peer.sock.shutdown(socket.SHUT_WR)
 
 
 def head_and_body(peer: RawPeer) -> tuple[str, str]:

@@ -12,9 +12,8 @@ import pytest
 
 from websocketserver.client import WebSocketClient
 
+from .serving import PAGE, Page, connected, default_server, exchange, lines, pytest_generate_tests, read_to_end, serving
 from .support import SOON, certificates, raw_client, wait_until
-from .test_handler import default_server, lines, pytest_generate_tests, serving
-from .test_httphandler import PAGE, Page, connected, exchange, read_to_end
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
 

@@ -10,9 +10,8 @@ import pytest
 from websocketserver import HandshakeError, Router, WebSocketClient
 from websocketserver.hosts import is_allowed_host
 
+from .serving import Quiet, default_server, exchange, leave, lines, pytest_generate_tests, server_class, serving
 from .support import SOON, opening_request, raw_client, running_server, wait_until
-from .test_handler import Quiet, default_server, leave, lines, pytest_generate_tests, server_class, serving
-from .test_httphandler import exchange
 
 __all__ = ["default_server", "pytest_generate_tests", "server_class"]  # under both servers, as there
 

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -16,60 +15,21 @@ from websocketserver.httphandler import StrictHTTPRequestHandler
 from websocketserver.server import ThreadingWebSocketServer
 from websocketserver.unixserver import ThreadingUnixWebSocketServer
 
+from .serving import (
+    PAGE,
+    Page,
+    connected,
+    default_server,
+    exchange,
+    lines,
+    pytest_generate_tests,
+    read_to_end,
+    read_until,
+    serving,
+)
 from .support import SOON, Running, certificates, opening_request, raw_client, running_server, wait_until
-from .test_handler import Quiet, default_server, lines, pytest_generate_tests, serving
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
-
-PAGE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Page(Quiet):
-    """Answers with what it was sent, and keeps connections alive."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.answer(self.path.encode())
-
-    def do_POST(self) -> None:
-        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def answer(self, body: bytes) -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@contextlib.contextmanager
-def connected(running: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(running.address[:2], SOON) as sock:
-        yield sock
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    received = b""
-    while data := sock.recv(1 << 16):
-        received += data
-    return received
-
-
-def exchange(running: Running, data: bytes) -> bytes:
-    """Send bytes, end our half of the stream, and return the whole answer."""
-    with connected(running) as sock:
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-        return read_to_end(sock)
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    received = b""
-    while not received.endswith(end):
-        data = sock.recv(1 << 16)
-        assert data, f"the stream ended after {received!r}"
-        received += data
-    return received
 
 
 class TestHeads:

@@ -10,7 +10,7 @@ import pytest
 from websocketserver import keys
 from websocketserver.keys import new_key
 
-from .test_server import run_program
+from .program import run_program
 
 
 def test_each_is_four_bytes_drawn_from_the_system_and_used_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from websocketserver.listening import bar_newcomers
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
 from .program import ROOT
+from .serving import PAGE, Quiet, echo, leave, read_to_end, serving
 from .support import SOON, RawPeer, certificates, opening_request, run_in_thread, wait_until
-from .test_handler import Quiet, leave, serving
-from .test_server import BOTH, PAGE, echo, read_to_end
+from .test_server import BOTH
 
 
 @pytest.fixture(params=BOTH, ids=lambda kind: kind.__name__)

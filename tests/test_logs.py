@@ -14,9 +14,8 @@ import pytest
 from websocketserver import Router, WebSocketClient, WebSocketRequestHandler
 from websocketserver.logs import printable, redacted
 
-from .support import SOON, Running, certificates, frame, opening_request, raw_client, running_server, wait_until
-from .test_handler import MASK, Quiet, default_server, leave, lines, pytest_generate_tests, serving
-from .test_httphandler import exchange
+from .serving import Quiet, default_server, exchange, leave, lines, pytest_generate_tests, serving
+from .support import MASK, SOON, Running, certificates, frame, opening_request, raw_client, running_server, wait_until
 from .test_requirements import FRAMES, HANDSHAKES
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there

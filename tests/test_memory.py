@@ -18,13 +18,12 @@ import pytest
 
 from websocketserver import PoolingWebSocketServer, ThreadingWebSocketServer
 
-from .support import SOON, RawPeer, frame, opening_request, raw_client, wait_until
+from .support import MASK, SOON, RawPeer, frame, opening_request, raw_client, wait_until
 from .victim import MIB, Victim
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-MASK = b"\x37\xfa\x21\x3d"
 DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 PROBE = 15.0  # seconds that an honest client may wait while an attack goes on, on a machine that is busy with others
 

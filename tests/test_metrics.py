@@ -16,9 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from websocketserver import BasicAuth, MetricsMixIn, Router, ServerStats, WebSocketClient, format_metrics
 from websocketserver.httphandler import StrictHTTPRequestHandler
 
+from .serving import OURS, Quiet, ThreadingHTTPServer, connected, exchange, leave, serving
 from .support import SOON, Running, raw_client, running_server, wait_until
-from .test_handler import OURS, Quiet, ThreadingHTTPServer, leave, serving
-from .test_httphandler import connected, exchange
 
 TEXT = 1
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -28,7 +28,9 @@ from websocketserver import pool as pool_module
 from websocketserver.deadline import Deadline
 from websocketserver.streams import Rate
 
+from .serving import PAGE, Page, Quiet, connected, events, leave, lines, read_to_end, read_until, serving
 from .support import (
+    MASK,
     MS,
     SOON,
     RawPeer,
@@ -41,8 +43,6 @@ from .support import (
     running_server,
     wait_until,
 )
-from .test_handler import MASK, Quiet, events, leave, lines, serving
-from .test_httphandler import PAGE, Page, connected, read_to_end, read_until
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 ANSWER = b"\r\n\r\n/"  # the end of what Page answers to PAGE

@@ -17,18 +17,19 @@ from typing import Any
 
 import pytest
 
-from .support import (
-    SOON,
-    RawPeer,
-    certificates,
-    frame,
-    opening_request,
-    raw_client,
-    running_server,
-    wait_until,
+from .serving import (
+    PAGE,
+    Page,
+    default_server,
+    events,
+    exchange,
+    leave,
+    lines,
+    pytest_generate_tests,
+    read_to_end,
+    serving,
 )
-from .test_handler import MASK, default_server, events, leave, lines, pytest_generate_tests, serving
-from .test_httphandler import PAGE, Page, exchange, read_to_end
+from .support import MASK, SOON, RawPeer, certificates, frame, opening_request, raw_client, running_server, wait_until
 from .victim import Victim
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there

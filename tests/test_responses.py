@@ -9,9 +9,8 @@ import pytest
 
 from websocketserver.exceptions import HandshakeError
 
+from .serving import PAGE, Page, default_server, exchange, pytest_generate_tests, serving
 from .support import opening_request, raw_client
-from .test_handler import default_server, pytest_generate_tests, serving
-from .test_httphandler import PAGE, Page, exchange
 
 __all__ = ["default_server", "pytest_generate_tests"]  # under both servers, as there
 

@@ -6,23 +6,18 @@ import contextlib
 import math
 import os
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
-from collections.abc import Iterator
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from websocketserver.server import ThreadingWebSocketServer, WebSocketServer
 
+from .program import run_program
+from .serving import PAGE, Quiet, connected, echo, events, leave, read_to_end, serving
 from .support import (
     SOON,
-    Running,
     certificates,
     opening_request,
     raw_client,
@@ -30,65 +25,14 @@ from .support import (
     running_server,
     wait_until,
 )
-from .test_handler import Quiet, events, leave, serving
 
 TEXT, CLOSE = 1, 8
-PAGE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 BOTH = [ThreadingWebSocketServer, WebSocketServer]
 
 
 @pytest.fixture(params=BOTH, ids=lambda kind: kind.__name__)
 def server_class(request: pytest.FixtureRequest) -> Any:
     return request.param
-
-
-class Slow(Quiet):
-    """A page that takes until the test sets ``go``."""
-
-    go: threading.Event
-
-    def do_GET(self) -> None:
-        self.events.append("asked")
-        self.go.wait(SOON)
-        self.send_response(HTTPStatus.OK)
-        self.end_headers()
-        self.wfile.write(b"at last")
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while data := sock.recv(1 << 16):
-            received += data
-    return received
-
-
-@contextlib.contextmanager
-def connected(running: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(running.address[:2], SOON) as sock:
-        yield sock
-
-
-def echo(running: Running, message: bytes = b"x") -> bytes:
-    with raw_client(running) as peer:
-        peer.frame(TEXT, message)
-        answer: bytes = peer.read_frame().payload
-        leave(peer)
-        return answer
-
-
-def run_program(program: str, *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own, which must end by itself."""
-    root = Path(__file__).parent.parent
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 class TestServing:
@@ -179,7 +123,7 @@ class TestServing:
                 return False
 
         with serving(server_class=Server) as running, connected(running) as sock:
-            assert read_to_end(sock) == b""
+            assert read_to_end(sock, cut=True) == b""
 
     def test_any_callable_makes_handlers(self) -> None:
         Handler = type("Own", (Quiet,), {"events": [], "lines": []})
@@ -380,7 +324,7 @@ class TestAdversity:
 
         with serving(server_class=Server, errors_expected=True) as running:
             with connected(running) as sock:
-                assert read_to_end(sock) == b""
+                assert read_to_end(sock, cut=True) == b""
             assert echo(running) == b"x"
         assert [error.args for error in running.errors] == [("verify",)]
 
@@ -400,7 +344,7 @@ class TestAdversity:
         with serving(tls=tls, server_attributes=attributes) as running:
             monkeypatch.setattr(threading.Thread, "start", fail_for_handlers)
             with connected(running) as sock:
-                answer = read_to_end(sock)
+                answer = read_to_end(sock, cut=True)
                 assert answer.startswith(b"HTTP/1.1 503 ") or (tls and answer == b"")
             assert failed
             with raw_client(running) as peer:
@@ -416,7 +360,7 @@ class TestAdversity:
         with running_server(make, server_class=server_class, errors_expected=True) as running:
             for _ in range(2):
                 with connected(running) as sock:
-                    assert read_to_end(sock) == b""
+                    assert read_to_end(sock, cut=True) == b""
         assert len(running.errors) == 2
 
 
@@ -429,7 +373,7 @@ class TestMaxConnections:
                 for _ in range(3):
                     with connected(running) as sock:
                         sock.sendall(opening_request())
-                        head, _, body = read_to_end(sock).decode().partition("\r\n\r\n")
+                        head, _, body = read_to_end(sock, cut=True).decode().partition("\r\n\r\n")
                         assert head.startswith("HTTP/1.1 503 ")
                         assert "Retry-After: 5" in head.split("\r\n")
                         assert f"Content-Length: {len(body)}" in head.split("\r\n")
@@ -446,7 +390,7 @@ class TestMaxConnections:
     def test_over_tls_they_are_closed(self) -> None:
         with serving(tls=True, server_attributes={"max_connections": 0, "log_message": lambda *args: None}) as running:
             with connected(running) as sock:
-                assert read_to_end(sock) == b""
+                assert read_to_end(sock, cut=True) == b""
 
     def test_none_means_no_limit(self) -> None:
         with serving(server_attributes={"max_connections": None}) as running:

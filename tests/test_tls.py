@@ -31,6 +31,7 @@ from websocketserver.tls import client_context, end_refused, failure, peer_certi
 from websocketserver.transport import is_connected
 
 from . import stress_duplex
+from .serving import Quiet, lines, serving
 from .support import (
     SOON,
     RawPeer,
@@ -42,7 +43,6 @@ from .support import (
     socket_pair,
     wait_until,
 )
-from .test_handler import Quiet, lines, serving
 
 both_servers = pytest.mark.parametrize("server_class", [ThreadingWebSocketServer, PoolingWebSocketServer])
 

@@ -19,8 +19,8 @@ from websocketserver.protocol.frames import FrameParser
 from websocketserver.protocol.sender import Sender
 from websocketserver.trace import TracedFrame
 
+from .serving import OURS, Quiet, leave, serving
 from .support import SOON, RawPeer, frame, half, pipe, raw_client, run_in_thread, wait_until
-from .test_handler import OURS, Quiet, leave, serving
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 

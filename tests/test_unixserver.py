@@ -11,8 +11,8 @@ import pytest
 
 from websocketserver.unixserver import ThreadingUnixWebSocketServer, UnixWebSocketServer
 
+from .serving import Quiet, events, leave, serving
 from .support import raw_client
-from .test_handler import Quiet, events, leave, serving
 
 
 @pytest.fixture(params=[ThreadingUnixWebSocketServer, UnixWebSocketServer], ids=lambda kind: kind.__name__)
