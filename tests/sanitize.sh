@@ -22,7 +22,7 @@ build() {
 
 export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 CI=true
 unset WEBSOCKETSERVER_PURE
-tests=(tests/protocol/test_{masking,utf8,frames,speedups}.py tests/test_express.py tests/test_keys.py)
+tests=(tests/protocol/test_{masking,utf8,frames,speedups}.py tests/express tests/test_keys.py)
 
 echo "==> AddressSanitizer, UBSan"
 build -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -38,7 +38,7 @@ if command -v valgrind >/dev/null; then
     build -O1
     valgrind --log-file=valgrind.log --leak-check=no "$python" -m tests.protocol.fuzz_twins $((stories / 50))
     valgrind --log-file=express.log --leak-check=no "$python" -m pytest -q -p no:cacheprovider --timeout 300 \
-        tests/test_express.py -k 'messages_come_and_go or NotSimple or TestTurnsInAPool'
+        tests/express -k '(messages_come_and_go or TestTurnsInAPool or test_receive or test_send or test_share) and not leaks and not gil'
     cat express.log >>valgrind.log
     grep -q 'ERROR SUMMARY' valgrind.log
     if grep -E -B 12 -A 12 '\((_speedups|_express)' valgrind.log; then exit 1; fi

@@ -1,0 +1,151 @@
+"""Sending at once, with C: nothing is done, and nothing waited for, where it is not simple."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
+from websocketserver import connection as module
+
+from ..support import half, pipe, run_in_thread, wait_until
+from .kit import NOT_SENDING, Ends, change, counted, growth
+
+pytestmark = pytest.mark.usefixtures("schedule")
+
+
+@pytest.mark.parametrize("name", NOT_SENDING)
+def test_sending(ends: Ends, name: str) -> None:
+    connection, peer = ends
+    undo = change(connection, name, NOT_SENDING[name])
+    assert express.send_at_once(connection, "text") is False
+    undo()
+    assert counted(connection) == (0, 0)
+    assert express.send_at_once(connection, "text") is True
+    assert peer.read_frame().payload == b"text"
+    assert connection.stats.messages_sent == 1
+    assert not connection._output.lock.locked()
+
+
+@pytest.mark.parametrize("name", [*NOT_SENDING, "_announce"])
+def test_pinging(name: str) -> None:
+    with half() as (connection, peer):
+        connection.park(lambda: None)
+        undo = change(connection, name, NOT_SENDING.get(name))
+        simple = name in ("_gathering", "_output.sender.plain")
+        assert express.ping_at_once(connection, b"ping") is simple
+        undo()
+        if simple:
+            assert peer.read_frame()[:2] == (9, b"ping")
+        assert express.ping_at_once(connection, b"pong") is True
+        assert peer.read_frame()[:2] == (9, b"pong")
+        with connection._output.lock:
+            assert express.ping_at_once(connection, b"ping") is False
+        connection.unpark()
+
+
+@pytest.mark.parametrize("message", [bytearray(b"x"), memoryview(b"x"), None, "\ud800"])
+def test_messages(ends: Ends, message: object) -> None:
+    assert express.send_at_once(ends[0], message) is False
+
+
+def test_large_messages(ends: Ends) -> None:
+    """A client masks what it sends, hence copies it in any case."""
+    connection, peer = ends
+    most = 128 << 10 if connection.role is Role.CLIENT else 16384
+    assert express.send_at_once(connection, bytes(most + 1)) is False
+    assert express.send_at_once(connection, "é" * (most // 2 + 1)) is False
+    assert express.send_at_once(connection, bytes(most // 4)) is True
+    assert peer.read_frame().payload == bytes(most // 4)
+
+
+def test_compression() -> None:
+    settings = Settings(compression=PerMessageDeflate(threshold=0))
+    with pipe(client=settings, server=settings, negotiate_extensions=True) as (client, server):
+        assert express.send_at_once(client, "text") is False
+        client.send("text")
+        assert server.recv() == "text"
+
+
+def test_a_full_socket(ends: Ends) -> None:
+    """What is begun is left pending; where nothing is taken, nothing is done."""
+    connection, peer = ends
+    sent = 0
+    while (done := express.send_at_once(connection, bytes(16384))) is True:
+        sent += 1
+    assert connection.stats.messages_sent == sent
+    assert not connection._output.lock.locked()
+    if done is None:
+        assert len(connection._output.rest) == 1
+        sending = run_in_thread(connection._send_rest, module.NEVER)
+        sent += 1
+    else:
+        sending = run_in_thread(lambda: None)
+    assert not any(peer.read_frame().payload.strip(b"\0") for _ in range(sent))
+    sending.result()
+    assert not connection._output.lock.locked()
+
+
+@pytest.mark.parametrize("arguments", [(), (None, False), (5, "x"), (None,)])
+def test_arguments(arguments: tuple[object, ...]) -> None:
+    for function in (
+        express.receive_at_once,
+        express.send_at_once,
+        express.share_at_once,
+        express.flush_at_once,
+        express.handle_at_once,
+    ):
+        with pytest.raises(TypeError):
+            function(*arguments)  # type: ignore[arg-type,call-arg]
+
+
+def send_until_full(connection: WebSocketConnection) -> None:
+    while True:
+        connection.send(bytes(16384))
+
+
+def test_what_is_queued_meanwhile_leaves_too(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, peer = ends
+    lock = connection._output.lock
+    sending = run_in_thread(send_until_full, connection)
+    wait_until(lambda: lock.locked() or not sending.running)
+    connection._output.queue(9, b"ping")
+    while peer.read_frame().payload != b"ping":
+        pass
+    connection.abort()
+    with pytest.raises(ConnectionClosed):
+        sending.result()
+
+
+def test_gathering(ends: Ends) -> None:
+    """The first goes the long way, which has the timer see to it; so does the one that makes it enough."""
+    connection, _ = ends
+    connection._gathering = threading.get_ident()
+    assert express.send_at_once(connection, "one") is False
+    connection._output.gathered += b"x"
+    assert express.send_at_once(connection, "two") is True
+    assert connection._output.gathered.startswith(b"x\x81")
+    connection._output.gathered += bytes(1 << 16)
+    assert express.send_at_once(connection, "three") is False
+
+
+def test_nothing_leaks(ends: Ends) -> None:
+    connection, peer = ends
+    guests: dict[Any, None] = {}
+
+    def talk() -> None:
+        for _ in range(256):  # so many masking keys are drawn at once: as many are left afterwards as before
+            peer.frame(1, b"some text")
+            assert connection.recv() == "some text"
+            connection.send(b"some bytes")
+            peer.read_frame()
+            express.send_at_once(connection, "\ud800")
+            if connection.role is Role.SERVER:
+                express.share_at_once(connection, b"\x81\x04text", None)
+                express.share_at_once(connection, b"\x81\x04text", guests)
+                express.flush_at_once(connection)
+                assert peer.read_frame().payload == peer.read_frame().payload == b"text"
+
+    assert growth(talk) < 1000
