@@ -65,6 +65,7 @@ PLAN = """
     credentials
     admission
     report
+    accepted
     dump
     registry
     responses

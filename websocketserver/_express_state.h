@@ -14,7 +14,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.pool", "Pool"},
     {"websocketserver.pool", "_Worker"},
     {"websocketserver.pooling", "_Client"},
-    {"websocketserver.registry", "Accepted"},
+    {"websocketserver.accepted", "Accepted"},
 };
 
 #define SLOTS(SLOT)                                                                                                  \

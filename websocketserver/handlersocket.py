@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
+from .accepted import Accepted
 from .deadline import Deadline
-from .registry import Accepted, Registry
+from .registry import Registry
 from .streams import Link, Rate, SocketReader, SocketWriter
 from .tls import end_refused, failure, peer_certificate, wrap
 from .transport import same_kind

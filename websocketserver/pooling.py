@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from .accepted import Accepted
 from .connection import State, WebSocketConnection
 from .deadline import Deadline
 from .ending import Stop
@@ -23,7 +24,6 @@ from .httphandler import TLS_RECORD, StrictHTTPRequestHandler
 from .pool import Pool, Tenant
 from .protocol.closecodes import CloseCode
 from .protocol.headers import HeadError, RequestParser
-from .registry import Accepted
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME, Rate
 from .threads import Threads
@@ -112,7 +112,7 @@ class PoolingWebSocketServer(WebSocketServer):
 class _Client(Tenant):
     """One accepted socket from accept to its end: TLS handshake, request heads, WebSocket.
 
-    It is the parking of its handler (registry.Parking).
+    It is the parking of its handler (accepted.Parking).
     """
 
     __slots__ = ("_accepted", "_connection", "_simple", "away", "gone", "slow")  # what express.py looks at
