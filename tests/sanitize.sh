@@ -22,7 +22,7 @@ build() {
 
 export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 CI=true
 unset WEBSOCKETSERVER_PURE
-tests=(tests/protocol/test_{masking,utf8,frames,speedups}.py tests/express tests/test_keys.py)
+tests=(tests/protocol/test_{masking,utf8,frames,payload,speedups}.py tests/express tests/test_keys.py)
 
 echo "==> AddressSanitizer, UBSan"
 build -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all

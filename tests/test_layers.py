@@ -23,6 +23,7 @@ PLAN = """
     protocol.masking
     protocol.utf8
     protocol.frames
+    protocol.payload
     protocol.grammar
     protocol.wholehead
     protocol.headers

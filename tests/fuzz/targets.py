@@ -37,7 +37,7 @@ from ..protocol.twins import CHOSEN, HAVE_C, PYTHON
 
 __all__ = ["TARGETS"]
 
-SEAM = (("frames", "FrameParser"), ("frames", "PayloadBuffer"), ("utf8", "Utf8Validator"))
+SEAM = (("frames", "FrameParser"), ("payload", "PayloadBuffer"), ("utf8", "Utf8Validator"))
 TWINS = [PYTHON, CHOSEN] if HAVE_C else [PYTHON]
 SIZES = (None, 0, 5, 125, 126, 1000, 65536)
 LIMIT = 20_000  # bytes that a message may inflate to

@@ -30,3 +30,8 @@ def utf8(twin: dict[str, ModuleType]) -> ModuleType:
 @pytest.fixture
 def frames(twin: dict[str, ModuleType]) -> ModuleType:
     return twin["frames"]
+
+
+@pytest.fixture
+def payload(twin: dict[str, ModuleType]) -> ModuleType:
+    return twin["payload"]

@@ -158,7 +158,7 @@ def messages(parser: Any, random: Random) -> Trace:
 
 
 def collecting(twin: Twin, random: Random) -> Trace:
-    buffer = twin["frames"].PayloadBuffer()
+    buffer = twin["payload"].PayloadBuffer()
     for _ in range(random.randrange(1, 12)):
         act = random.random()
         if act < 0.4:

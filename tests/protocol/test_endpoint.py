@@ -29,7 +29,11 @@ from .twins import TWINS
 
 KEY = b"\x37\xfa\x21\x3d"
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-SEAM = {"frames": ("FrameParser", "PayloadBuffer", "serialize", "serialize_header"), "utf8": ("Utf8Validator",)}
+SEAM = {
+    "frames": ("FrameParser", "serialize", "serialize_header"),
+    "payload": ("PayloadBuffer",),
+    "utf8": ("Utf8Validator",),
+}
 
 
 @pytest.fixture(params=TWINS, scope="module", autouse=True)

@@ -1,6 +1,6 @@
 """The C twin: the same answers as the Python twin's, and nothing kept.
 
-What both do is tested by test_masking, test_utf8, test_frames and test_wholehead.
+What both do is tested by test_masking, test_utf8, test_frames, test_payload and test_wholehead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HOT = [
     ("utf8", "decode"),
     ("utf8", "encode"),
     ("frames", "FrameParser"),
-    ("frames", "PayloadBuffer"),
+    ("payload", "PayloadBuffer"),
     ("frames", "serialize"),
     ("frames", "serialize_header"),
     ("wholehead", "split_request"),
@@ -121,10 +121,10 @@ def test_functions_give_back_every_reference():
 
 
 def test_objects_give_back_every_reference():
-    frames, validator = CHOSEN["frames"], CHOSEN["utf8"].Utf8Validator
+    frames, payloads, validator = CHOSEN["frames"], CHOSEN["payload"], CHOSEN["utf8"].Utf8Validator
     frame, broken, bad = bytes(bytearray(b"\x81\x05Hello")), bytes(bytearray(b"\x8f\x05")), bytes(bytearray(b"\xff"))
     frames.FrameParser(masked=False)  # the first keeps Frame and Message
-    objects = (frame, broken, bad, frames.FrameParser, frames.PayloadBuffer, validator, frames.Frame, ProtocolError)
+    objects = (frame, broken, bad, frames.FrameParser, payloads.PayloadBuffer, validator, frames.Frame, ProtocolError)
     before = counts(*objects)
     for _ in range(50):
         parser = frames.FrameParser(masked=False)
@@ -150,7 +150,7 @@ def test_objects_give_back_every_reference():
         fails(frames.FrameParser, masked=False, rsv=8)
         fails(validator().feed, bad)
         fails(validator().feed, "text")
-        payload = frames.PayloadBuffer()
+        payload = payloads.PayloadBuffer()
         payload.append(frame)
         view = payload.reserve(5)
         fails(payload.take)
@@ -178,11 +178,11 @@ def test_large_payloads_in_many_threads():
 
 def test_types_are_closed():
     """Not to be subclassed nor changed, as types that several interpreters may share."""
-    for name in ("FrameParser", "PayloadBuffer"):
+    for kind in (CHOSEN["frames"].FrameParser, CHOSEN["payload"].PayloadBuffer):
         with pytest.raises(TypeError):
-            type("Derived", (getattr(CHOSEN["frames"], name),), {})
+            type("Derived", (kind,), {})
         with pytest.raises(TypeError):
-            getattr(CHOSEN["frames"], name).feed = None
+            kind.feed = None
 
 
 if sys.version_info >= (3, 12):

@@ -1,4 +1,4 @@
-"""The twins of masking, utf8, frames and wholehead side by side: Python, and C where it is built and not refused."""
+"""The twins side by side: Python, and C where it is built and not refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 PACKAGE = "websocketserver.protocol"
-NAMES = ("masking", "utf8", "frames", "wholehead")  # in the order of their imports
+NAMES = ("masking", "utf8", "frames", "payload", "wholehead")  # in the order of their imports
 
 
 def _load_pure() -> dict[str, ModuleType]:

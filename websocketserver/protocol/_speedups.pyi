@@ -1,11 +1,11 @@
 """The C twins have the types of the Python twins, which are the specification."""
 
 from .frames import FrameParser as FrameParser
-from .frames import PayloadBuffer as PayloadBuffer
 from .frames import serialize as serialize
 from .frames import serialize_header as serialize_header
 from .masking import mask as mask
 from .masking import mask_in_place as mask_in_place
+from .payload import PayloadBuffer as PayloadBuffer
 from .utf8 import Utf8Validator as Utf8Validator
 from .utf8 import decode as decode
 from .utf8 import encode as encode

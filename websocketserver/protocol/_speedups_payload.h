@@ -1,4 +1,4 @@
-/* The C twin of frames.PayloadBuffer, part of _speedups.c.
+/* The C twin of payload.PayloadBuffer, part of _speedups.c.
 
    What its views show is never moved: while one is alive, whatever would move it is refused. */
 

@@ -15,7 +15,8 @@ from ..exceptions import Close, ProtocolError
 from .closecodes import CloseCode, parse_close
 from .events import Closed, Event, Fragment, Message, Ping, Pong
 from .extensions import Codec, Decoder
-from .frames import Frame, FrameParser, Opcode, PayloadBuffer
+from .frames import Frame, FrameParser, Opcode
+from .payload import PayloadBuffer
 from .sender import Buffer, Sender
 from .utf8 import Utf8Validator
 

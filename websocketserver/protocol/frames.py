@@ -1,6 +1,6 @@
 """Frames: one WebSocket frame from and to bytes (RFC 6455, section 5.2).
 
-Owns     header layout, unmasking, the checks that need only one frame; the bytes of a message under way.
+Owns     header layout, unmasking, the checks that need only one frame.
 Imports  exceptions, events, masking, and the C twins where those are built.
 Never    looks across frames: fragmentation, UTF-8 and message limits belong to the endpoint.
 """
@@ -12,14 +12,13 @@ import struct
 import sys
 from enum import IntEnum
 from functools import cache
-from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..exceptions import ProtocolError
 from .events import Message
 from .masking import mask, mask_in_place
 
-__all__ = ["Frame", "FrameParser", "Opcode", "PayloadBuffer", "serialize", "serialize_header"]
+__all__ = ["Frame", "FrameParser", "Opcode", "serialize", "serialize_header"]
 
 
 class Opcode(IntEnum):
@@ -54,9 +53,6 @@ _CONTROL = 0x8  # the bit that control opcodes have in common (5.5)
 _MAX_CONTROL = 125  # bytes in a control frame (5.5)
 _MAX_LENGTH = (1 << 63) - 1  # bytes in a frame (5.2)
 _TEXT, _BINARY = 0x81, 0x82  # the first byte of a whole message: FIN, no reserved bits
-_LEAST_ROOM = 4096  # bytes worth a read
-_FIRST_ROOM = 16384  # bytes made for a payload of which nothing has arrived
-_LARGEST_READ = 1 << 20
 
 
 @cache
@@ -306,65 +302,6 @@ def _check_range(name: str, value: int, most: int) -> None:
         raise ValueError(f"{name} {value} out of its range")
 
 
-class PayloadBuffer:
-    """The bytes of one message under way. Not thread-safe.
-
-    It grows with what has arrived, never with what was announced. Appended to, or read into straight from the
-    socket: ``reserve``, fill the beginning of the view, release it, ``commit``.
-    """
-
-    __slots__ = ("_capacity", "_content", "_length")
-
-    def __init__(self) -> None:
-        self._content = BytesIO()  # hands its bytes over without copying them
-        self._length = 0
-        self._capacity = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Add bytes. Raises BufferError while a view of ``reserve`` is alive."""
-        self._content.seek(self._length)
-        self._length += self._content.write(data)
-        self._capacity = max(self._capacity, self._length)
-
-    def reserve(self, size: int, last: bool = False, /) -> memoryview:
-        """Return writable room right behind the end: at least 1 byte, at most ``size`` and 1 MiB.
-
-        With ``last`` nothing will come behind these ``size`` bytes: no more room is made than they take, so that
-        nothing is left to be given back. Raises ValueError for a size below 1, BufferError where room must be made
-        while an earlier view is alive.
-        """
-        if size < 1:
-            raise ValueError(f"room for {size} bytes")
-        room = self._capacity - self._length
-        if room < min(size, _LEAST_ROOM):
-            room = max(self._length, _FIRST_ROOM)
-            if size <= 2 * room:  # as much again, or all the rest
-                room = size
-            if not last:
-                room = max(room, self._length // 2)
-            self._content.seek(self._length + room - 1)
-            self._content.write(b"\0")
-            self._capacity = self._length + room
-        return self._content.getbuffer()[self._length : self._length + min(size, room, _LARGEST_READ)]
-
-    def commit(self, size: int) -> None:
-        """Count bytes that were written into the reserved room. Raises ValueError for more than there is."""
-        if not 0 <= size <= self._capacity - self._length:
-            raise ValueError(f"{size} bytes in room for {self._capacity - self._length}")
-        self._length += size
-
-    def take(self) -> bytes:
-        """Return all bytes and be empty again. Raises BufferError while a view of ``reserve`` is alive."""
-        self._content.truncate(self._length)
-        content = self._content.getvalue()
-        self._content = BytesIO()
-        self._length = self._capacity = 0
-        return content
-
-
 def serialize_header(opcode: int, length: int, fin: bool = True, rsv: int = 0, key: bytes | None = None) -> bytes:
     """Return the header of a frame whose payload has ``length`` bytes, with ``key`` at its end if it is to be masked.
 
@@ -405,6 +342,6 @@ def serialize(
 # The seam. To the type checker and the reader the code above is the specification.
 if not TYPE_CHECKING and not os.environ.get("WEBSOCKETSERVER_PURE"):
     try:
-        from ._speedups import FrameParser, PayloadBuffer, serialize, serialize_header
+        from ._speedups import FrameParser, serialize, serialize_header
     except ImportError:
         pass
