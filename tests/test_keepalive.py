@@ -20,6 +20,7 @@ from websocketserver.connection import Role, WebSocketConnection
 from websocketserver.keepalive import THREAD_NAME, Heartbeat, Timer
 from websocketserver.settings import Settings
 
+from .program import run_program
 from .support import MS, SOON, pipe, wait_until
 
 
@@ -164,6 +165,36 @@ class TestTimer:
         monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(True))
         timer.schedule(Visitor(), time.monotonic())
         assert started  # the next call tried again
+
+    def test_begins_again_after_its_end(self) -> None:
+        """Which is that of the interpreter, where others may still come."""
+        timer = Timer()
+        for _ in range(2):
+            visitor = Visitor()
+            timer.schedule(Visitor(), time.monotonic() + 60)
+            timer.schedule(visitor, time.monotonic())
+            assert visitor.visited.wait(SOON) and visitor.thread is not None
+            timer.end()
+            assert not visitor.thread.is_alive()
+        timer.end()
+
+    def test_a_subinterpreter_comes_and_goes(self) -> None:
+        pytest.importorskip("_testcapi")  # it is CPython's own tests'
+        done = run_program("""
+            import _testcapi
+
+            script = '''if True:
+                from tests.support import pipe
+                with pipe() as (client, server):
+                    client.trace(lambda frame: print(frame.payload, flush=True))
+                    client.send("x")
+                    assert server.recv(10) == "x"
+            '''
+            for _ in range(3):
+                assert _testcapi.run_in_subinterp(script) == 0
+        """)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["b'x'"] * 3  # the end waits for what a trace is still to tell
 
     def test_one_thread_for_all_connections(self) -> None:
         with pipe() as (_, _), pipe() as (_, _), pipe(tls=True) as (_, _):

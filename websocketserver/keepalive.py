@@ -7,6 +7,7 @@ connection that nobody keeps is not kept by it.
 
 from __future__ import annotations
 
+import atexit
 import heapq
 import itertools
 import logging
@@ -19,6 +20,7 @@ from typing import Protocol
 __all__ = ["Heartbeat", "Timer", "Visited", "timer"]
 
 THREAD_NAME = "websocketserver-keepalive"
+MOST_ENDING = 0.5  # seconds that the end of the interpreter waits for a visit that is under way
 
 logger = logging.getLogger("websocketserver")
 
@@ -74,16 +76,26 @@ class Timer:
             elif self._heap[0][0] == at:
                 self._changed.notify()
 
+    def end(self) -> None:
+        """At the end of the interpreter: end the thread, without which no subinterpreter can go.
+
+        Whoever schedules a visit after that starts another.
+        """
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._changed.notify()
+        if thread is not None:
+            thread.join(MOST_ENDING)
+
     def _start_locked(self) -> None:
-        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
-            thread.start()
+            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            self._thread.start()
         except RuntimeError:  # no thread to be had now: the next call tries again
-            return
-        self._thread = thread
+            self._thread = None
 
     def _run(self) -> None:
-        while True:
+        while self._thread is threading.current_thread():
             visited = self._next_due()
             if visited is None:
                 self._forget_gone()
@@ -107,9 +119,11 @@ class Timer:
                     heapq.heappop(self._heap)
 
     def _next_due(self) -> Visited | None:
-        """Wait for the next visit; None where there turned out to be none."""
+        """Wait for the next visit; None where there turned out to be none, or the end has come."""
         with self._changed:
             while not self._heap or (left := self._heap[0][0] - time.monotonic()) > 0:
+                if self._thread is not threading.current_thread():
+                    return None
                 self._changed.wait(left if self._heap else None)
             at, _, reference = heapq.heappop(self._heap)
             visited = reference()
@@ -121,6 +135,7 @@ class Timer:
 
 
 timer = Timer()
+atexit.register(timer.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=timer.disown_all)
 

@@ -7,6 +7,7 @@ Never    calls whom it tells in a thread that reads or sends: one thread of its 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -25,6 +26,7 @@ __all__ = ["TracedChannel", "TracedFrame"]
 
 PREVIEW = 64  # bytes of a payload that are shown
 MOST_WAITING = 10_000  # frames that wait for who is told of them; more are only counted
+MOST_ENDING = 0.5  # seconds that the end of the interpreter waits for the last frames to be told
 THREAD_NAME = "websocketserver-trace"
 
 logger = logging.getLogger("websocketserver")
@@ -269,19 +271,29 @@ class _Teller:
             trace.lost = 0
             self._changed.notify()
 
+    def end(self) -> None:
+        """At the end of the interpreter: end the thread once it has told all; see keepalive.py."""
+        with self._changed:
+            thread, self._thread = self._thread, None
+            self._changed.notify()
+        if thread is not None:
+            thread.join(MOST_ENDING)
+
     def _start_locked(self) -> bool:
-        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
-            thread.start()
+            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            self._thread.start()
         except (RuntimeError, MemoryError):  # none to be had now: the next frame tries again
-            return False
-        self._thread = thread
-        return True
+            self._thread = None
+        return self._thread is not None
 
     def _run(self) -> None:
+        thread = threading.current_thread()
         while True:
             with self._changed:
                 while not self._frames:
+                    if self._thread is not thread:
+                        return
                     self._changed.wait()
                 trace, frame = self._frames.popleft()
                 trace.waiting -= 1
@@ -297,5 +309,6 @@ class _Teller:
 
 
 teller = _Teller()
+atexit.register(teller.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=teller._reset)  # the child has not got the thread
