@@ -70,7 +70,7 @@ static int gather(const State *state, PyObject *self, PyObject *gathered, PyObje
     return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? 1 : -1;
 }
 
-/* Send: how many bytes were taken, 0 also for errors, which come again. */
+/* Send: how many bytes were taken, 0 where that was not to be, -1 with the error in errno: a socket tells of it once. */
 static Py_ssize_t send_bytes(int fd, const char *bytes, Py_ssize_t size, int lets_others)
 {
     ssize_t taken;
@@ -81,7 +81,16 @@ static Py_ssize_t send_bytes(int fd, const char *bytes, Py_ssize_t size, int let
     }
     else
         taken = send(fd, bytes, size, MSG_DONTWAIT);
-    return taken < 0 ? 0 : taken;
+    return taken < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? 0 : taken;
+}
+
+/* Note why nothing can be sent any more: Python, which goes on, finds that and says so; -1 with an exception. */
+static int note_broken(const State *state, PyObject *output, int error)
+{
+    PyObject *why = PyUnicode_FromString(strerror(error));
+    if (why)
+        put(state, output, OUTPUTbroken, why);
+    return why ? 0 : -1;
 }
 
 /* Leave the write lock and look again at what was queued meanwhile; -1 with an exception. */
@@ -154,13 +163,14 @@ static int send_out(const State *state, PyObject *self, PyObject *output, int fd
         return ours < 0 ? -1 : NOTHING;
     Py_INCREF(source);
     Py_ssize_t taken = send_bytes(fd, bytes, size, !keeps);
-    int failed = taken && note_taken(state, self, output, source, bytes + taken, taken, size - taken, counts) < 0;
+    int failed = taken < 0 ? note_broken(state, output, errno) < 0
+                           : taken && note_taken(state, self, output, source, bytes + taken, taken, size - taken, counts) < 0;
     Py_DECREF(source);
     if (failed)
         return sending_failed(state, self, output, !keeps);
     if (!keeps && unlock(state, self, output) < 0)
         return -1;
-    return !taken ? NOTHING : taken < size ? PART : ALL;
+    return taken <= 0 ? NOTHING : taken < size ? PART : ALL;
 }
 
 /* The answers of Python: True, False where all is left to it, None where part has left. */

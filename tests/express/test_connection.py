@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -15,7 +16,7 @@ from websocketserver.keepalive import Heartbeat
 from websocketserver.protocol.events import AppEvent, Message
 from websocketserver.transport import poll
 
-from ..support import MASK, frame, half, pipe, run_in_thread, wait_until
+from ..support import MASK, SOON, frame, half, pipe, run_in_thread, wait_until
 from .kit import HAVE_C, Ends, counted, frames
 
 LARGE = 200  # messages of 16 KiB: more than a socket holds
@@ -177,6 +178,21 @@ class TestBothWays:
                 receiving.result()
             with pytest.raises(ConnectionClosed):
                 connection.send("x")
+
+    @pytest.mark.parametrize("parked", [False, True])
+    def test_a_reset_that_sending_meets_is_told_as_one(self, role: Role, parked: bool) -> None:
+        """A socket tells of its error once: whoever sends after that is told of a broken pipe."""
+        with half(role, tcp=True) as (connection, peer):
+            if parked:
+                connection.park(lambda: None)
+            connection._pumping = True  # by a thread that has yet to look: else what it reads would be told
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            peer.sock.close()
+            assert poll(connection.fileno(), True, False, Deadline(SOON))[0]
+            with pytest.raises(ConnectionClosed, match=os.strerror(errno.ECONNRESET)):
+                connection.send("x")
+            connection._leave_pump()
+            connection.unpark()
 
     def test_abort_wakes_who_waits(self, ends: Ends) -> None:
         connection, _ = ends
