@@ -501,7 +501,10 @@ class TestHandshake:
             assert [line.isprintable() and len(line) < 250 for line in lines(running)] == [True, True]
 
     def test_allowed_origins_must_not_be_one_str(self) -> None:
-        with serving(allowed_origins="https://a.example", errors_expected=True) as running:
+        with pytest.raises(TypeError, match="allowed_origins must be a sequence"):
+            type("Handler", (Quiet,), {"allowed_origins": "https://a.example"})
+        with serving(errors_expected=True) as running:
+            running.server.RequestHandlerClass.allowed_origins = "https://a.example"
             with raw_client(running, headers={"Origin": "https://b.example"}, status=500):
                 pass
         assert isinstance(running.errors[0], TypeError)

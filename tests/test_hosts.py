@@ -168,7 +168,8 @@ class TestRequests:
         assert asked == ["ours", "localhost"]
 
     def test_a_setting_that_makes_no_sense_is_500_and_one_report(self) -> None:
-        with serving(Page, allowed_hosts=("*",), errors_expected=True) as running:
+        with serving(Page, errors_expected=True) as running:
+            running.server.RequestHandlerClass.allowed_hosts = ("*",)
             with raw_client(running, status=500):
                 pass
         assert [type(error) for error in running.errors] == [ValueError]
@@ -201,3 +202,19 @@ class TestRoutes:
                 WebSocketClient(f"ws://127.0.0.1:{port}/")
             with WebSocketClient(f"ws://127.0.0.1:{port}/", headers={"Host": f"localhost:{port}"}) as client:
                 assert client.recv(SOON) == "here"
+
+
+@pytest.mark.parametrize("allowed, error", [("localhost", TypeError), ((5,), TypeError), (("a b",), ValueError)])
+def test_mistakes_are_told_where_a_handler_is_defined(allowed: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="allowed"):
+        type("Handler", (Quiet,), {"allowed_hosts": allowed})
+
+
+def test_hosts_that_an_instance_knows_are_its_own() -> None:
+    class Handler(Quiet):
+        @property
+        def allowed_hosts(self) -> Any:  # type: ignore[override]
+            return ["example.org"]
+
+    with serving(Handler) as running:
+        assert status(exchange(running, opening_request(host="localhost"))) == 421

@@ -351,6 +351,13 @@ class TestWhoIsThere:
         with serving(self.Asks) as running:
             assert self.ask(running, "1.2.3.4") == "127.0.0.1 = 127.0.0.1"
 
+    @pytest.mark.parametrize(
+        "trusted, error", [("127.0.0.1", TypeError), (None, TypeError), (("127.0.0.1/33",), ValueError)]
+    )
+    def test_mistakes_in_trusted_proxies_are_told_where_the_handler_is_defined(self, trusted: Any, error: Any) -> None:
+        with pytest.raises(error, match=r"trusted_proxies|NoneType"):
+            type("Handler", (self.Asks,), {"trusted_proxies": trusted})
+
     def test_trusted_proxies_are(self) -> None:
         with serving(self.Asks, trusted_proxies=("127.0.0.0/8",)) as running:
             assert self.ask(running, "6.6.6.6, 1.2.3.4") == "1.2.3.4 127.0.0.1 = 1.2.3.4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-__all__ = ["UNIX", "believed_addresses", "is_trusted"]
+__all__ = ["UNIX", "believed_addresses", "check_trusted", "is_trusted"]
 
 UNIX = "unix"  # what a peer on a Unix socket is called: it has no address
 
@@ -31,11 +31,23 @@ def believed_addresses(peer: str, forwarded: Iterable[str], trusted: Sequence[st
 def is_trusted(address: str, trusted: Sequence[str]) -> bool:
     """Return whether an address is a trusted proxy's; raises as ``believed_addresses`` does."""
     if isinstance(trusted, str):
-        raise TypeError("trusted_proxies must be a sequence of addresses and networks, not one str")
+        check_trusted(trusted)
     if address == UNIX:
         return UNIX in trusted
     parsed = _parse(address)
     return parsed is not None and any(parsed in ip_network(proxy, strict=False) for proxy in trusted if proxy != UNIX)
+
+
+def check_trusted(trusted: Sequence[str]) -> None:
+    """Raise TypeError or ValueError for what ``trusted`` must not be."""
+    if isinstance(trusted, str):
+        raise TypeError("trusted_proxies must be a sequence of addresses and networks, not one str")
+    for proxy in trusted:
+        try:
+            if proxy != UNIX:
+                ip_network(proxy, strict=False)
+        except ValueError as error:
+            raise ValueError(f"trusted_proxies must be addresses, networks and {UNIX!r}: {error}") from None
 
 
 def _parse(address: str) -> IPv4Address | IPv6Address | None:

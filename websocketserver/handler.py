@@ -26,7 +26,7 @@ from .protocol.closecodes import MAX_REASON, CloseCode
 from .protocol.endpoint import Role
 from .protocol.extensions import Codec, negotiate
 from .protocol.handshake import VERSIONS, Request, build_response, check_request, is_upgrade, same_origin
-from .settings import Settings
+from .settings import Settings, class_value
 from .streams import AfterUpgrade, Pace
 
 __all__ = ["WebSocketRequestHandler"]
@@ -97,6 +97,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         """Check the settings of a class where it is defined, and not with its first connection."""
         super().__init_subclass__(**options)
         Settings.check(cls)
+        _check_origins(class_value(cls, "allowed_origins", ()))
 
     # The handshake
 
@@ -119,8 +120,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         By default: no origin, the server's own, and ``allowed_origins``.
         """
         allowed = self.allowed_origins
-        if isinstance(allowed, str):
-            raise TypeError("allowed_origins must be a sequence of origins, not one str")
+        _check_origins(allowed)
         if origin is None or allowed is None or same_origin(self._request.host, origin):
             return True
         return any(
@@ -440,6 +440,11 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
     def _report(self) -> None:
         self._accepted.counters.count("handler_errors")
         self.server.handle_error(self.request, self.client_address)
+
+
+def _check_origins(allowed: object) -> None:
+    if isinstance(allowed, str):  # "*" among its characters would let in anybody
+        raise TypeError("allowed_origins must be a sequence of origins, not one str")
 
 
 def _refusal(status: int) -> int:

@@ -7,11 +7,12 @@ import ssl
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .exceptions import HandshakeError
 from .protocol.grammar import parse_host
 from .protocol.headers import RequestHead, requested_host
+from .settings import class_value
 
 __all__ = ["HostCheck", "is_allowed_host"]
 
@@ -26,6 +27,11 @@ class HostCheck(BaseHTTPRequestHandler):
     allowed_hosts: ClassVar[AllowedHosts | None] = None
 
     _head: RequestHead
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the hosts where they are defined, and not with the first request."""
+        super().__init_subclass__(**options)
+        _parse_allowed(class_value(cls, "allowed_hosts", None) or ())
 
     def check_host(self, host: str) -> bool:
         """Return whether a request for this host is to be answered; ``host`` as the Host header has it, "" for none.
@@ -50,10 +56,7 @@ def is_allowed_host(host: str, allowed: AllowedHosts, default_port: int) -> bool
     ("localhost:8000"), and compiled patterns that must match the whole name, in lower case and without its port.
     Raises TypeError or ValueError for anything else.
     """
-    if isinstance(allowed, str):
-        raise TypeError("allowed_hosts must be a sequence of hosts, not one str")
-    parsed = parse_host(host)
-    entries = [entry if isinstance(entry, re.Pattern) else _parse_entry(entry) for entry in allowed]
+    parsed, entries = parse_host(host), _parse_allowed(allowed)
     if parsed is None or not parsed[0]:
         return False
     name, port = parsed[0], default_port if parsed[1] is None else parsed[1]
@@ -63,6 +66,13 @@ def is_allowed_host(host: str, allowed: AllowedHosts, default_port: int) -> bool
         else entry[0] == name and entry[1] in (None, port)
         for entry in entries
     )
+
+
+def _parse_allowed(allowed: AllowedHosts) -> list[tuple[str, int | None] | re.Pattern[str]]:
+    """Return hosts as (name, port or None), or patterns; raises as ``is_allowed_host`` does."""
+    if isinstance(allowed, str):
+        raise TypeError("allowed_hosts must be a sequence of hosts, not one str")
+    return [entry if isinstance(entry, re.Pattern) else _parse_entry(entry) for entry in allowed]
 
 
 def _parse_entry(entry: str) -> tuple[str, int | None]:

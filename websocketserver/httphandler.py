@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPMessage
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .admission import TRY_LATER, place_of
 from .deadline import Deadline
 from .exceptions import HandshakeError
-from .forwarded import UNIX, believed_addresses
+from .forwarded import UNIX, believed_addresses, check_trusted
 from .handlersocket import HandlerSocket
 from .hosts import HostCheck
 from .logs import RequestLog, printable, redacted
@@ -28,6 +28,7 @@ from .protocol.headers import (
     take_request_head,
 )
 from .responses import CheckedResponses
+from .settings import class_value
 from .streams import Pace, Rate
 
 __all__ = ["StrictHTTPRequestHandler"]
@@ -56,6 +57,11 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
     _linger = False  # there may be unread input at the end
     _refused = False  # the request, by us
     _resumed = False  # a further request is here, a pool has waited for it
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the proxies where they are defined, and not with the first connection."""
+        super().__init_subclass__(**options)
+        check_trusted(class_value(cls, "trusted_proxies", ()))
 
     def setup(self) -> None:
         """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile.

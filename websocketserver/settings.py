@@ -12,7 +12,7 @@ from typing import Any
 from .protocol.deflate import PerMessageDeflate
 from .protocol.extensions import Extension
 
-__all__ = ["DEFAULT_COMPRESSION", "Settings", "check_seconds", "shared_settings"]
+__all__ = ["DEFAULT_COMPRESSION", "Settings", "check_seconds", "class_value", "shared_settings"]
 
 DEFAULT_COMPRESSION = PerMessageDeflate()
 
@@ -75,8 +75,7 @@ class Settings:
 
         What an instance has yet to be asked for, such as a property, is left to ``of``.
         """
-        values: dict[str, Any] = {name: getattr(handler, name, default) for name, default in _DEFAULTS}
-        cls(**{name: value for name, value in values.items() if not hasattr(type(value), "__get__")})
+        cls(**{name: class_value(handler, name, default) for name, default in _DEFAULTS})
 
 
 _DEFAULTS = tuple((field.name, field.default) for field in fields(Settings))
@@ -91,6 +90,12 @@ def shared_settings(*values: Any) -> Settings:
     except TypeError:  # unhashable, such as a list of extensions, or wrong, as is found below
         pass
     return Settings(*values)
+
+
+def class_value(kind: type, name: str, default: Any) -> Any:
+    """Return an attribute of a class; the default where there is none, or only instances have it, as for a property."""
+    value = getattr(kind, name, default)
+    return default if hasattr(type(value), "__get__") else value
 
 
 def _check_size(name: str, value: object, least: int) -> None:
