@@ -359,3 +359,28 @@ def test_in_a_hook() -> None:
     """)
     assert done.stdout == "child 0\nb'from the child, from the parent'\n" * 3, done
     assert done.stderr == ""
+
+
+def test_the_thread_that_forks_is_the_childs_main_one() -> None:
+    """It wakes up for a signal that another thread was sent while it waits in recv."""
+    done = run_program(f"""{PARENT}
+    import signal
+    from websocketserver.deadline import in_main_thread
+
+    def child():
+        assert in_main_thread()
+        with serving() as server, connect(server) as websocket:
+            assert echo(websocket) == "x"
+            in_thread(lambda: (wait_until(lambda: websocket._pumping),
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)))
+            with contextlib.suppress(KeyboardInterrupt):
+                websocket.recv()
+                raise AssertionError("received")
+
+    with serving() as server, connect(server) as websocket:
+        assert echo(websocket) == "x"
+        statuses = []
+        in_thread(lambda: statuses.append(forked(child))).join(20)
+        print(statuses)
+    """)
+    assert done.stdout == "[0]\n", done.stderr

@@ -244,7 +244,8 @@ static PyObject *ready_at_once(PyObject *module, PyObject *const *args, Py_ssize
     return check_arguments(state, args, nargs, 2) < 0 ? NULL : receive(state, args[0], args[1] == Py_True ? AHEAD : 0);
 }
 
-/* In the child of a fork: the gate may be held by a thread that is not here, and the keys are the parent's. */
+/* In the child of a fork: the gate may be held by a thread that is not here, the keys are the parent's, and the thread
+   that is here is the main one. */
 static PyObject *renew(PyObject *module, PyObject *Py_UNUSED(nothing))
 {
     Gate *gate = PyMem_RawCalloc(1, sizeof *gate);
@@ -257,5 +258,6 @@ static PyObject *renew(PyObject *module, PyObject *Py_UNUSED(nothing))
     State *state = PyModule_GetState(module);
     state->gate = gate;
     state->keys_left = 0;
+    state->values[MAIN_THREAD] = (Py_ssize_t)PyThread_get_thread_ident(); /* unless it is still to be found */
     Py_RETURN_NONE;
 }

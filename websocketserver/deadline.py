@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["HASTE", "MAIN_THREAD", "Deadline"]
+__all__ = ["HASTE", "MAIN_THREAD", "Deadline", "in_main_thread"]
 
 MAIN_THREAD = threading.main_thread().ident
 LOOK_UP = 0.2  # seconds that the main thread waits at once
@@ -14,6 +15,21 @@ LOOK_UP = 0.2  # seconds that the main thread waits at once
 HASTE = 0.7  # seconds for goodbyes where the program is being ended: all is to be over one second after Ctrl-C
 
 LONGEST = 1_000_000  # seconds (eleven days); what the system can wait for is not much more
+
+
+def in_main_thread() -> bool:
+    """Return whether this is the thread that finds out about signals."""
+    return threading.get_ident() == MAIN_THREAD
+
+
+def _forked() -> None:
+    """In the child of a fork: its only thread is the main one, whichever it was in the parent."""
+    global MAIN_THREAD
+    MAIN_THREAD = threading.get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Deadline:
@@ -46,7 +62,7 @@ class Deadline:
         A signal that comes just before a wait, or to another thread, does not end that wait; and only the main thread,
         between two waits, can find out that it is to raise KeyboardInterrupt.
         """
-        return self.sooner(LOOK_UP) if threading.get_ident() == MAIN_THREAD else self
+        return self.sooner(LOOK_UP) if in_main_thread() else self
 
     def sooner(self, seconds: float | None) -> Deadline:
         """Return the earlier of this deadline and one in so many seconds."""

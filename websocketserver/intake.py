@@ -13,9 +13,8 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from threading import get_ident
 
-from .deadline import MAIN_THREAD, Deadline
+from .deadline import Deadline, in_main_thread
 from .exceptions import Close, ProtocolError
 from .output import Output
 from .protocol.endpoint import Receiver
@@ -213,7 +212,7 @@ class Intake(ABC):
             # The read itself may do the waiting where there is no deadline and nothing to send meanwhile; but not
             # in the main thread, where an interrupt could then lose what has just been read.
             output = self._output
-            block = deadline.at is None and not (output.queued or output.rest) and get_ident() != MAIN_THREAD
+            block = deadline.at is None and not (output.queued or output.rest) and not in_main_thread()
             receiver = self._receiver
             size: int | None
             if output.finished and self._input_over and not deadline.passed():
