@@ -351,7 +351,8 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     else:
         scheme, answer, expected = SERVERS[request.param]
         with listening(*answer) as port:
-            yield {"url": f"{scheme}://127.0.0.1:{port}/", "ssl_context": certificates().client}, expected
+            context = certificates().client if scheme == "wss" else None
+            yield {"url": f"{scheme}://127.0.0.1:{port}/", "ssl_context": context}, expected
 
 
 def test_of_connecting(server: tuple[dict[str, Any], str]) -> None:

@@ -350,6 +350,14 @@ class TestMistakes:
         error = HandshakeError("refused", 401, {"Content-Type": content_type}, body)
         assert cli._refusal(error) == explained
 
+    def test_insecure_is_of_no_concern_without_tls(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with running_server(WebSocketRequestHandler, log_message=_silent) as running:
+            exit_code, complaint = self.complaint(
+                capsys, "connect", "--insecure", "--origin", "https://a.example", running.url()
+            )
+        assert "403 Forbidden" in complaint
+        assert exit_code == 1
+
     def test_certificate_that_nobody_vouches_for(self, capsys: pytest.CaptureFixture[str]) -> None:
         with running_server(WebSocketRequestHandler, tls=True, log_message=_silent) as running:
             exit_code, complaint = self.complaint(capsys, "connect", running.url())

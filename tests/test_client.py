@@ -293,6 +293,7 @@ class TestArguments:
             {"max_message_size": -1},
             {"close_timeout": 0},
             {"unix_path": "/none", "source_address": ("127.0.0.1", 0)},
+            {"ssl_context": ssl.create_default_context()},
         ],
     )
     def test_values(self, options: dict[str, Any]) -> None:
@@ -309,7 +310,7 @@ class TestArguments:
             {"ping_interval": "5"},
             {"compression": True},
             {"close_timeout": None},
-            {"ssl_context": True},
+            {"url": "wss://localhost/", "ssl_context": True},
         ],
     )
     def test_types(self, options: dict[str, Any]) -> None:

@@ -314,13 +314,15 @@ def _seconds(text: str) -> float:
 
 
 def _client(options: argparse.Namespace) -> WebSocketClient:
+    url = _websocket_url(options.url)
+    insecure = options.insecure and url.lower().startswith("wss:")  # else there is no certificate
     try:
         return WebSocketClient(
-            _websocket_url(options.url),
+            url,
             subprotocols=options.subprotocol,
             origin=options.origin,
             headers=options.header,
-            ssl_context=client_context(verify=False) if options.insecure else None,
+            ssl_context=client_context(verify=False) if insecure else None,
             max_message_size=MAX_MESSAGE,
         )
     except HandshakeError as error:

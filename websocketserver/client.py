@@ -46,8 +46,8 @@ class WebSocketClient(Hooks, WebSocketConnection):
 
     ``url`` is ws:// or wss://, with a user and password for Basic authentication if need be.
     ``subprotocols`` (names, the most wanted first), ``origin``, ``headers`` (a mapping or pairs) and
-    ``cookies`` (a mapping or pairs) go into the request. ``ssl_context`` replaces the default one, which
-    verifies the server's certificate and name. ``connect_timeout`` (seconds, None for no limit) is
+    ``cookies`` (a mapping or pairs) go into the request. ``ssl_context``, for wss:// alone, replaces the default
+    one, which verifies the server's certificate and name. ``connect_timeout`` (seconds, None for no limit) is
     for everything up to the end of the opening handshake; the addresses of a host are tried in turn.
     ``source_address`` is (host, port) to connect from. ``sock`` is a connected socket to use instead of
     connecting (a Unix socket, say, or an SSLSocket), which is the client's to close from then on; ``unix_path``
@@ -280,8 +280,8 @@ def _make_dialer(
         raise TypeError(f"sock must be a socket or None, not {type(sock).__name__}")
     if (sock is not None) + (unix_path is not None) + (source_address is not None) > 1:
         raise ValueError("sock, unix_path and source_address exclude each other: give at most one")
-    if not target.secure:
-        ssl_context = None
-    elif ssl_context is None:
+    if not target.secure and ssl_context is not None:
+        raise ValueError("ssl_context is for wss:// URLs: a ws:// URL asks for a connection without TLS")
+    if target.secure and ssl_context is None:
         ssl_context = client_context()
     return Dialer(target.host, target.port, ssl_context, sock, unix_path, source_address)

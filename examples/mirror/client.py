@@ -54,7 +54,7 @@ def main():
             ssl_context=context,
         ) as websocket:
             run(websocket, arguments.count)
-    except (HandshakeError, ConnectionClosed, OSError) as error:
+    except (HandshakeError, ConnectionClosed, OSError, ValueError) as error:
         raise SystemExit(f"{arguments.url}: {error}") from None
     except KeyboardInterrupt:
         print("Bye.")
