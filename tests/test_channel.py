@@ -20,6 +20,7 @@ from websocketserver.protocol.sender import Buffer
 from websocketserver.settings import Settings
 from websocketserver.transport import Transport
 
+from .program import run_program
 from .support import MS, SOON, RawPeer, frame, half, pipe, read_slowly, run_in_thread, socket_pair, wait_until
 
 KEY = b"\x01\x02\x03\x04"
@@ -841,3 +842,28 @@ class TestDescriptor:
             with pytest.raises(ConnectionClosed):
                 sending.result()
             assert guarded.closed == 1
+
+
+@pytest.mark.parametrize("how", ["start_close", "close", "abort"])
+def test_a_signal_handler_ends_a_connection_whatever_the_interrupted_thread_has_locked(how: str) -> None:
+    """In a program of its own: the main thread, which runs it, is not always the tests'."""
+    done = run_program(f"""
+        import contextlib, signal
+        from tests.support import SOON, pipe
+        from websocketserver import ConnectionClosed, Settings
+        from websocketserver.keepalive import timer
+        from websocketserver.trace import teller
+
+        quick = Settings(close_timeout=0.1)
+        for number in range(4):
+            with pipe(tls=True, client=quick, server=quick) as (connection, peer):
+                connection.trace(print)
+                signal.signal(signal.SIGUSR1, lambda *_: connection.{how}())
+                with [connection._lock, connection._transport._lock, timer._lock, teller._changed][number]:
+                    signal.raise_signal(signal.SIGUSR1)
+                with contextlib.suppress(ConnectionClosed):
+                    peer.recv(SOON)
+                print("ended")
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ended") == 4

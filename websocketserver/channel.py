@@ -12,8 +12,9 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 
-from .deadline import Deadline
+from .deadline import Deadline, in_main_thread
 from .exceptions import Close, ConnectionClosed, ConnectionClosedOK
 from .keepalive import timer
 from .output import CLOSE, FIN, PONG, Broken, Output
@@ -27,6 +28,7 @@ from .transport import Transport
 
 __all__ = ["SLOW", "Channel"]
 
+MOST_LOCKED = 0.5  # seconds, far more than anybody needs who has the state lock
 SLOW = "sending timed out"  # how it is said that the peer does not read
 
 
@@ -240,6 +242,8 @@ class Channel(Pump):
         ValueError or TypeError for a code or reason that may not be sent.
         """
         payload = pack_close(code, reason)
+        if self._passes_on(self.start_close, code, reason):
+            return
         with self._lock:
             if self._sent is not None or self._input_over:
                 return
@@ -249,6 +253,19 @@ class Channel(Pump):
             if self._waiting:
                 self._notify_locked()
         self._flush_ending()
+
+    def _passes_on(self, method: Callable[..., object], *args: object) -> bool:
+        """Have another thread call a method where this one holds the state lock: a signal handler has interrupted it.
+
+        Nobody else holds it for as long as this waits. Return whether that was so.
+        """
+        if not (self._lock.locked() and in_main_thread()):
+            return False
+        if self._lock.acquire(timeout=MOST_LOCKED):
+            self._lock.release()
+            return False
+        threading.Thread(target=method, args=args, name="websocketserver-closing", daemon=True).start()
+        return True
 
     def _end_input_locked(self, fin: bool) -> None:
         self._input_over = True

@@ -181,12 +181,15 @@ class WebSocketConnection(SendingChannel):
         for a code or reason that may not be sent.
         """
         deadline = Deadline(self.settings.close_timeout if timeout is None else timeout)
+        if self._passes_on(self.close, code, reason, timeout):
+            return
         self.start_close(code, reason)
         self._end(deadline)
 
     def abort(self) -> None:
         """End the connection at once, without a closing handshake; never blocks."""
-        self._cut("aborted here")
+        if not self._passes_on(self.abort):
+            self._cut("aborted here")
 
     def __enter__(self: Self) -> Self:
         return self

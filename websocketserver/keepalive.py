@@ -44,7 +44,7 @@ class Timer:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()  # guards all below and every visit_at
+        self._lock = threading.RLock()  # guards all below and every visit_at; a signal handler may come back to it
         self._changed = threading.Condition(self._lock)  # only for who waits or notifies: the lock itself is cheaper
         self._heap: list[tuple[float, int, weakref.ref[Visited]]] = []
         self._visiting: weakref.ref[Visited] | None = None  # whoever is not in the heap meanwhile

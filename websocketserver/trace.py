@@ -254,7 +254,7 @@ class _Teller:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition(threading.Lock())  # guards all below and every _Trace
+        self._changed = threading.Condition()  # guards all below and every _Trace; a signal handler may come back to it
         self._frames: deque[tuple[_Trace, TracedFrame]] = deque()
         self._thread: threading.Thread | None = None
 

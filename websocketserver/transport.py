@@ -145,7 +145,7 @@ class TlsTransport(Transport):
         sock.setblocking(False)
         self._tls = sock
         self._discarding = False  # nobody reads any more: what was decrypted already does not count
-        self._lock = threading.Lock()  # guards the SSL object and the two flags
+        self._lock = threading.RLock()  # guards the SSL object and the two flags; a signal handler may come back to it
         self._read_wants_write = False
         self._write_wants_read = False
 
