@@ -288,6 +288,21 @@ class TestWhenAllWorkersAreBlocked:
             assert peer.read_frame().payload == b"x"
 
 
+def test_a_handler_that_fails_beside_its_hooks_fails_twice_at_most() -> None:
+    """And not as long as its connection takes to end."""
+
+    class Broken(Echo):
+        def serve_ready(self, error: BaseException | None = None) -> bool:
+            raise ValueError("beside the hooks")
+
+    with pooled(Broken, errors_expected=True, close_timeout=SOON) as running:
+        with raw_client(running) as peer:
+            peer.frame(TEXT, b"x")
+            assert peer.read_close() == 1011
+            wait_until(lambda: len(running.server.registry) == 0)
+        assert len(running.errors) == 2
+
+
 class TestOrder:
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
     def test_holds_under_stress(self, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,7 @@ class _Client(Tenant):
         self._head = _Head()  # the next request's
         self._lingering: int | None = None  # how much more is read and forgotten before the end
         self._idle = False  # it is kept alive, and nothing of the next head has come
+        self._failing = False  # the handler has failed beside its hooks
         self._handler: StrictHTTPRequestHandler | None = None  # while it is parked
         self._upgraded: WebSocketRequestHandler | None = None  # the same, once its connection is a WebSocket
         self._connection: WebSocketConnection | None = None  # that one's
@@ -186,9 +187,11 @@ class _Client(Tenant):
         finally:
             if self._connection is None:
                 self._leave()
-            elif self._connection.state is State.CLOSED:
+            elif self._failing or self._connection.state is State.CLOSED:  # it would only fail again and again
+                self._connection.abort()
                 self._end()
             else:
+                self._failing = True
                 self._connection.start_close(CloseCode.INTERNAL_ERROR)
 
     # Until the upgrade
