@@ -14,7 +14,6 @@ tell: the next one merely looks back less far.
 from __future__ import annotations
 
 import zlib as standard_zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -271,6 +270,7 @@ class Decompressor(Decoder):
 
     def __init__(self, bits: int, *, take_over: bool, zlib: Any) -> None:
         self._bits = max(bits, MIN_BITS)
+        self._window_size = 1 << self._bits
         self._take_over = take_over
         self._zlib = zlib
         self._window = b""  # the end of what was inflated, as far as the peer may look back
@@ -283,58 +283,54 @@ class Decompressor(Decoder):
 
     def decode(self, data: bytes | bytearray | memoryview, fin: bool, max_size: int | None) -> bytes:
         """Inflate the next piece (7.2.2)."""
-        chunks: list[bytes] = []
-        size = 0
-        max_chunk = OUTPUT_CHUNK if max_size is None else min(OUTPUT_CHUNK, max_size + 1)
         try:
-            for chunk in self._inflate(data, fin, max_chunk):
-                size += len(chunk)
-                if max_size is not None and size > max_size:
-                    raise ProtocolError(
-                        f"compressed message inflates to more than the {max_size} bytes left of max_message_size",
-                        CloseCode.MESSAGE_TOO_BIG,
-                    )
-                chunks.append(chunk)
+            if fin and len(data) < INPUT_CHUNK:
+                content = self._inflate(bytes(data) + TAIL, True, max_size)
+            else:
+                content = self._inflate(data, False, max_size)
+                if fin:
+                    content += self._inflate(TAIL, True, None if max_size is None else max_size - len(content))
+            if fin:
+                self._end()
         except self._zlib.error as error:
             # RFC 7692 names no code; data that are not what they say are 1007's (RFC 6455, 7.4.1).
             raise ProtocolError(f"compressed message is corrupt: {error}", CloseCode.INVALID_PAYLOAD_DATA) from None
-        if fin and not self._take_over:
-            self._window = b""
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return content
 
-    def _inflate(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
-        """Yield what the piece inflates to, by at most so many bytes; raise zlib.error where it is no DEFLATE."""
-        if fin and len(data) < INPUT_CHUNK:
-            yield from self._feed(bytes(data) + TAIL, fin, max_chunk)
-        else:
-            yield from self._feed(data, False, max_chunk)
-            if fin:
-                yield from self._feed(TAIL, True, max_chunk)
-        if fin and (stream := self._stream) is not None:
-            self._stream = None
-            if stream.decompress(FINAL) or not stream.eof or stream.unused_data:
-                raise self._zlib.error("it ends in the middle of a block")
-
-    def _feed(self, data: bytes | bytearray | memoryview, fin: bool, max_chunk: int) -> Iterator[bytes]:
-        rest = memoryview(data)
-        more = False  # whether zlib may hold output back
+    def _inflate(self, data: bytes | bytearray | memoryview, fin: bool, max_size: int | None) -> bytes:
+        """Return what the piece inflates to; raise zlib.error where it is no DEFLATE."""
+        max_chunk = OUTPUT_CHUNK if max_size is None else min(OUTPUT_CHUNK, max_size + 1)
+        chunks, size, more = [], 0, False  # more: zlib may hold output back
+        rest = data if len(data) <= INPUT_CHUNK else memoryview(data)
         while rest or more:
             if self._stream is None:
                 if fin and rest == TAIL:
-                    return  # the peer ended the stream itself, or there was none at all
+                    break  # the peer ended the stream itself, or there was none at all
                 self._stream = self._new_stream()
             stream, piece = self._stream, rest[:INPUT_CHUNK]
             chunk: bytes = stream.decompress(piece, max_chunk)
-            self._remember(chunk)
+            size += len(chunk)
+            if max_size is not None and size > max_size:
+                raise ProtocolError(
+                    f"compressed message inflates to more than the {max_size} bytes left of max_message_size",
+                    CloseCode.MESSAGE_TOO_BIG,
+                )
+            window = chunk if len(chunk) >= self._window_size else self._window + chunk
+            self._window = window[-self._window_size :]
+            chunks.append(chunk)
             rest = rest[len(piece) - len(stream.unused_data if stream.eof else stream.unconsumed_tail) :]
             more = len(chunk) == max_chunk and not stream.eof
             if stream.eof:
                 self._stream = None  # 7.2.3.4: the peer may go on behind a final block
-            yield chunk
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _remember(self, chunk: bytes) -> None:
-        size = 1 << self._bits
-        self._window = chunk[-size:] if len(chunk) >= size else (self._window + chunk)[-size:]
+    def _end(self) -> None:
+        """End the message; raise zlib.error where it was cut short."""
+        stream, self._stream = self._stream, None
+        if stream is not None and (stream.decompress(FINAL) or not stream.eof or stream.unused_data):
+            raise self._zlib.error("it ends in the middle of a block")
+        if not self._take_over:
+            self._window = b""
 
     def _new_stream(self) -> Any:
         if self._window:
