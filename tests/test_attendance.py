@@ -360,7 +360,7 @@ class TestParked:
             assert not connection.is_ready()
 
     def test_raises_at_the_end_behind_all_messages(self) -> None:
-        with half() as (connection, peer), Parked(connection):
+        with half(tls=True) as (connection, peer), Parked(connection):
             peer.frame(1, b"last")
             peer.close_frame(1000)
             seen: list[AppEvent] = []

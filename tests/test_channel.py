@@ -15,6 +15,7 @@ from websocketserver.attendance import AGAIN
 from websocketserver.connection import Role, State, WebSocketConnection
 from websocketserver.deadline import Deadline
 from websocketserver.exceptions import Close, ConnectionClosed, ConnectionClosedOK
+from websocketserver.intake import LITTLE
 from websocketserver.protocol.deflate import PerMessageDeflate
 from websocketserver.protocol.sender import Buffer
 from websocketserver.settings import Settings
@@ -378,12 +379,37 @@ class TestPending:
 
 
 class TestClosing:
+    def test_a_server_is_done_with_the_peers_close(self) -> None:
+        """Nothing follows it (5.5.1): there is nothing to wait for, and the descriptor is closed."""
+        with half(Role.SERVER) as (server, peer):
+            peer.close_frame(4000)
+            with pytest.raises(ConnectionClosed):
+                server.recv(SOON)
+            assert server.state is State.CLOSED
+            assert server.fileno() == -1
+            assert peer.read_close() == 4000
+            assert peer.sock.recv(1) == b""
+
+    @pytest.mark.parametrize("behind", [b"\x89", bytes(LITTLE)], ids=["read", "unread"])
+    def test_a_server_reads_to_the_end_where_something_follows_the_peers_close(self, behind: bytes) -> None:
+        """The end of a socket with input unread would be a reset, which might overtake our Close."""
+        with half(Role.SERVER) as (server, peer):
+            peer.send(frame(8, (1000).to_bytes(2, "big"), key=KEY) + behind)
+            with pytest.raises(ConnectionClosedOK):
+                server.recv(SOON)
+            assert server.state is State.CLOSING
+            assert peer.read_close() == 1000
+            assert peer.sock.recv(1) == b""
+            peer.sock.close()
+            server.close()
+            assert server.state is State.CLOSED
+
     def test_a_server_waits_for_the_end_of_the_peers_stream_before_it_reads(
-        self, tls: bool, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has ended its own first (7.1.1): to read at once would hardly ever find anything."""
         steps: list[str] = []
-        with half(Role.SERVER, tls=tls) as (server, peer):
+        with half(Role.SERVER, tls=True) as (server, peer):
             kind = type(server._transport)
             for name in ("wait", "discard"):
                 step = getattr(kind, name)

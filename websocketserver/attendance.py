@@ -250,5 +250,6 @@ class AttendedChannel(Channel):
             with self._lock:
                 self._inbox.clear()
                 self._inbox_size = 0
-        self._read_now()
+        if not self._over:
+            self._read_now()
         return (self._eof or self._over) and not self._inbox

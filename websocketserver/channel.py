@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from .deadline import Deadline, in_main_thread
 from .exceptions import Close, ConnectionClosed, ConnectionClosedOK
+from .intake import LITTLE
 from .keepalive import timer
 from .output import CLOSE, FIN, PONG, Broken, Output
 from .protocol.closecodes import MAX_REASON, pack_close
@@ -211,6 +212,18 @@ class Channel(Pump):
                 self._output.queue_locked(CLOSE, pack_close(event.code))
             self._end_input_locked(fin=self.role is Role.SERVER)  # 7.1.1: the server ends the stream first
         self._flush_ending()
+        if self._output.finished and self._has_heard_all():
+            with self._lock:
+                self._eof = True
+            self._cut("")
+
+    def _has_heard_all(self) -> bool:
+        """As the pump, behind the peer's Close, return whether its stream need not be awaited any further.
+
+        Nothing follows a Close (5.5.1), so a plain socket whose input was read can be closed: what it has been given
+        arrives. With input unread its end would be a reset, which overtakes that; over TLS a close_notify comes yet.
+        """
+        return self._room == LITTLE and not (self._receiver.buffered or self._transport.hides)
 
     def _fail(self, code: int, detail: str) -> None:
         """Fail the connection (7.1.7): say why, end our half of the stream, hear no more."""

@@ -184,7 +184,8 @@ class WebSocketConnection(SendingChannel):
         if self._passes_on(self.close, code, reason, timeout):
             return
         self.start_close(code, reason)
-        self._end(deadline)
+        if not self._over:
+            self._end(deadline)
 
     def abort(self) -> None:
         """End the connection at once, without a closing handshake; never blocks."""
