@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -364,6 +365,26 @@ class TestMoments:
         house.pool.expect(later)
         later.has_served("expired")
         assert never.served == []
+
+    def test_far_ahead_wake_nobody(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The leader looks up before: each new connection would wake it otherwise, to tell it that it has time."""
+        woken: list[None] = []
+        monkeypatch.setattr(house.pool._waker, "wake", lambda: woken.append(None))
+        far, near = house.guest(), house.guest()
+        far.expires = time.monotonic() + 2 * module.LOOK_UP
+        house.pool.expect(far)
+        assert not woken
+        near.expires = time.monotonic() + module.LOOK_UP / 2
+        house.pool.expect(near)
+        assert woken
+
+    def test_come_though_the_leader_was_not_woken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "LOOK_UP", 20 * MS)
+        with contextlib.closing(House(2)) as house:
+            guest = house.guest()
+            guest.expires = time.monotonic() + 40 * MS
+            house.pool.expect(guest)
+            guest.has_served("expired")
 
     def test_kept_for_nobody_who_has_left_or_is_served_again_and_again(self, house: House) -> None:
         lasting = house.guest()

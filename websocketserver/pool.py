@@ -28,6 +28,7 @@ from .polling import Agenda, make_poller
 __all__ = ["Pool", "Tenant"]
 
 TICK = 0.005  # seconds that serving one tenant may take before the lead passes
+LOOK_UP = 5.0  # seconds that the leader polls at once: for what is to happen later nobody need wake it
 QUIET_TICKS = 40  # ticks without anybody being served after which the monitor goes to sleep
 
 logger = logging.getLogger("websocketserver")
@@ -180,7 +181,8 @@ class Pool:
         with self._lock:
             tenant.gone = True
             tenant.expires = None
-            self._expect_locked(tenant)
+            if tenant.appointment is not None:
+                self._expect_locked(tenant)
             if self._tenants.get(fileno) is tenant:  # or the number is another's by now
                 del self._tenants[fileno]
                 if not tenant.away:
@@ -314,7 +316,7 @@ class Pool:
 
     def _poll(self) -> None:
         """As the leader, which has nobody to serve, wait for somebody."""
-        polled = self._poller.poll(self._seconds() if self._announced or self._agenda else None)
+        polled = self._poller.poll(self._seconds() if self._announced or self._agenda else LOOK_UP)
         self._ready.extend(filter(None, map(self._tenants.get, polled)))
         if len(self._ready) < len(polled):
             self._waker.drain()
@@ -323,12 +325,12 @@ class Pool:
         if self._agenda:
             self._take_expired()
 
-    def _seconds(self) -> float | None:
+    def _seconds(self) -> float:
         if self._announced:
             return 0.0
         with self._lock:
             first = self._agenda.first()
-        return None if first is None else max(0.0, first - time.monotonic())
+        return LOOK_UP if first is None else min(max(0.0, first - time.monotonic()), LOOK_UP)
 
     def _end_if_empty(self) -> None:
         with self._lock:
@@ -351,7 +353,7 @@ class Pool:
             tenant.appointment = None
         if at is not None:
             tenant.appointment = self._agenda.add(at, tenant)
-            if self._agenda.first() == at:  # the leader may be polling for longer
+            if self._agenda.first() == at and at < time.monotonic() + LOOK_UP:  # the leader may be polling for longer
                 self._waker.wake()
 
     def _take_expired(self) -> None:
