@@ -183,7 +183,8 @@ class Accepted:
         with self._lock:
             self._sock = None
             self._admission.gone(self)
-            self._leave_place_locked()
+            if self._place is not None:
+                self._leave_place_locked()
 
     def give_way(self) -> bool:
         """Cut it for another's sake, if it waits for a request; return whether it did. Never blocks."""

@@ -215,7 +215,7 @@ class Channel(Pump):
         if self._output.finished and self._has_heard_all():
             with self._lock:
                 self._eof = True
-            self._cut("")
+            self._cut_off("")
 
     def _has_heard_all(self) -> bool:
         """As the pump, behind the peer's Close, return whether its stream need not be awaited any further.
@@ -312,6 +312,11 @@ class Channel(Pump):
 
     def _cut(self, detail: str) -> None:
         """End everything now; never blocks."""
+        self._cut_off(detail)
+        self._tell_pool()
+
+    def _cut_off(self, detail: str) -> None:
+        """The same for the pump, which tells the pool in any case."""
         with self._lock:
             if self._over:
                 return
@@ -327,11 +332,10 @@ class Channel(Pump):
         finally:
             self._cutting = False
             self._release()
-            self._tell_pool()
 
     def _release(self) -> None:
         """Close the descriptor once the connection is over and nobody uses it: the last to leave does."""
-        while not self._released:
+        while not (self._released or self._in_use()):  # the pump, the pool or whoever cuts comes here when it leaves
             if not self._output.lock.acquire(False):
                 return  # its holder comes here when it leaves
             try:
@@ -343,8 +347,8 @@ class Channel(Pump):
                     self._transport.close()
             finally:
                 self._output.lock.release()
-            if last or self._in_use():
-                return  # the pump, the pool or whoever cuts comes here when it leaves
+            if last:
+                return
 
     def disown(self) -> None:
         """In the child of a fork (keepalive.Visited): the connection is the parent's, and only over for this process.

@@ -141,7 +141,10 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def select_subprotocol(self, offered: Sequence[str]) -> str | None:
         """Return one of the offered subprotocols, or None for none. By default the first of ``subprotocols``."""
-        return next((name for name in self.subprotocols if name in offered), None)
+        for name in self.subprotocols:
+            if name in offered:
+                return name
+        return None
 
     def response_headers(self) -> Iterable[tuple[str, str]] | Mapping[str, str]:
         """Return headers to add to the 101, such as cookies."""
@@ -248,7 +251,8 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         if not websocket.drain(forget=self._hooks_over):
             return True
         try:
-            websocket.close(timeout=0)
+            if websocket.state is not State.CLOSED:
+                websocket.close(timeout=0)
         finally:
             self._say_goodbye()
         return False
@@ -345,17 +349,20 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
             raise HandshakeError("the server does not accept this connection", _refusal(status))
         subprotocol = None if self._answered else self.select_subprotocol(request.subprotocols)
         extra = () if self._answered else self.response_headers()
+        if extra != () and isinstance(extra, Mapping):
+            extra = extra.items()
         if self._answered:
             return None
         if not self._accepted.admits():  # the hooks may have taken long
             raise HandshakeError("the server is shutting down", HTTPStatus.SERVICE_UNAVAILABLE, TRY_LATER)
         settings = Settings.of(self)  # after the hooks: they may set this connection's own
-        extensions, codecs = negotiate(request.extensions, settings.all_extensions)
+        offered = request.extensions
+        extensions, codecs = negotiate(offered, settings.all_extensions) if offered else ("", ())
         response = build_response(
             request,
             subprotocol=subprotocol,
             extensions=extensions,
-            extra=extra.items() if isinstance(extra, Mapping) else extra,
+            extra=extra,
         )
         return _Agreement(request, settings, subprotocol, codecs, response)
 
@@ -397,7 +404,8 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
             code, timeout = self._converse(), self.close_timeout
         finally:
             try:
-                self.websocket.close(code, timeout=timeout)
+                if self.websocket.state is not State.CLOSED:
+                    self.websocket.close(code, timeout=timeout)
             finally:
                 self._say_goodbye()
 

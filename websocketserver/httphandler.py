@@ -177,6 +177,8 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
         if self._resumed:
             self._resumed = False
             return True
+        if self._accepted.received and self._requests == 0:
+            return True  # a pool has read it
         self._accepted.await_request(again=self._requests > 0)
         if self._requests == 0:
             return True  # the deadline of the head counts from accept

@@ -146,8 +146,10 @@ class Intake(ABC):
                             self._messages_received += 1
                         self._unparsed = self._receiver.parser.buffered > 0
                         return event
-                elif isinstance(event, Closed):
+                elif isinstance(event, Closed):  # the last (5.5.1)
+                    self._unparsed = False
                     self._on_close(event)
+                    return None
                 elif isinstance(event, Ping):
                     if self._sent is None:
                         self._on_ping(event)

@@ -66,7 +66,7 @@ class Registry:
 
     def remove(self, request: Any) -> None:
         """The socket's handler has ended, and the socket is about to be closed unless it is a connection's."""
-        known = self.get(request)
+        known = self._accepted.get(request)
         if known is None:
             return
         connection = known.connection

@@ -50,6 +50,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 ORIGIN_FIELD = {13: "Origin", 8: "Sec-WebSocket-Origin"}
 SERVERS_OWN = frozenset(("upgrade", "connection", "content-length", "transfer-encoding"))
 _UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # what every 426 says (RFC 9110, 15.5.22 and 7.8)
+_WEBSOCKET, _CONNECTION = ["websocket"], ["Upgrade"]  # how most say it: lists of one
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 match_key = re.compile("[0-9A-Za-z+/]{22}==").fullmatch  # base64 of 16 bytes (RFC 6455, 4.1)
 _match_version = re.compile("0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5]").fullmatch  # RFC 6455, 4.3
@@ -111,7 +112,8 @@ def split_target(target: str) -> tuple[str, str]:
 
 def is_upgrade(head: RequestHead) -> bool:
     """Return whether the request wants to become a WebSocket, be it rightly or wrongly asked for."""
-    return "upgrade" in head.fields and lists(head.fields, "upgrade", "websocket")
+    value = head.fields.get("upgrade")
+    return value is not None and (value == _WEBSOCKET or lists(head.fields, "upgrade", "websocket"))
 
 
 def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Request:
@@ -141,9 +143,10 @@ def _check_http(head: RequestHead) -> None:
     # A body would be read as frames (RFC 9112, 6); what is not a number was refused with the head.
     if "transfer-encoding" in head.fields or int(head.fields.get("content-length", ["0"])[0]):
         raise HeadError("the request of an opening handshake has no body")
-    if not lists(head.fields, "upgrade", "websocket"):
+    fields = head.fields
+    if fields.get("upgrade") != _WEBSOCKET and not lists(fields, "upgrade", "websocket"):
         raise HandshakeError("Upgrade does not name websocket", 426, _UPGRADE)
-    if not lists(head.fields, "connection", "upgrade"):
+    if fields.get("connection") != _CONNECTION and not lists(fields, "connection", "upgrade"):
         raise HandshakeError("Connection does not name upgrade", 426, _UPGRADE)
 
 
@@ -160,9 +163,9 @@ def _check_target(head: RequestHead) -> str:
 
 def _check_version(fields: Mapping[str, list[str]], versions: Sequence[int]) -> int:
     """Return the version asked for (4.2.1, 6; 4.4)."""
-    version = _single(fields, "Sec-WebSocket-Version")
-    if version == "13" and 13 in versions:
+    if fields.get("sec-websocket-version") == ["13"] and 13 in versions:
         return 13
+    version = _single(fields, "Sec-WebSocket-Version")
     allowed = ", ".join(map(str, versions))
     if version is None and "sec-websocket-key" not in fields:  # drafts hixie-75 and -76
         raise HeadError(f"this is no opening handshake of RFC 6455: use Sec-WebSocket-Version {allowed}")
