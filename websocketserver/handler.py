@@ -32,6 +32,7 @@ from .streams import AfterUpgrade, Pace
 __all__ = ["WebSocketRequestHandler"]
 
 
+SWITCHING_PROTOCOLS = HTTPStatus.SWITCHING_PROTOCOLS  # some versions of Python take long to find a member
 AFTER_UPGRADE = AfterUpgrade("rfile", "recv()"), AfterUpgrade("wfile", "send(message)")
 
 
@@ -368,7 +369,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
 
     def _switch_protocols(self, agreement: _Agreement) -> None:
         """Send the 101 and make the connection; the bytes that came behind the request are its first input."""
-        self.log_request(HTTPStatus.SWITCHING_PROTOCOLS)
+        self.log_request(SWITCHING_PROTOCOLS)
         self._link.limit = Pace(self.timeout)
         self.wfile.write(agreement.response)
         own_loop = self._overrides("handle_websocket")

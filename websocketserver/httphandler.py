@@ -112,7 +112,8 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
 
     def parse_request(self) -> bool:
         """Read and check one request head; False if there is none, or if it was refused and answered."""
-        self._reset_request()
+        if self._requests:  # else setup has done it
+            self._reset_request()
         try:
             head = self._take_head() or self._read_head()
         except HandshakeError as error:

@@ -102,7 +102,7 @@ class PlainTransport(Transport):
     __slots__ = ("direct",)
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+        self._sock = sock
         #: the socket for those who may use its descriptor themselves (express.py), None where that is not the usual way
         self.direct = sock if DONT_WAIT and type(sock) is socket.socket else None
         if (sock.gettimeout() is None) is not bool(DONT_WAIT):
