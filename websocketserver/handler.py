@@ -390,7 +390,7 @@ class WebSocketRequestHandler(Hooks, ConnectionLog, StrictHTTPRequestHandler):
         if self._accepted.parking is not None:
             self.websocket.park(self._accepted.parking.announce)  # before anybody else sees it, and may cut it
         self._accepted.upgrade(self.websocket)
-        self.rfile, self.wfile = AFTER_UPGRADE  # type: ignore[assignment]
+        self._rfile, self.wfile = AFTER_UPGRADE  # type: ignore[assignment]
         del self._head, self._reader  # an idle connection keeps nothing of HTTP but the headers
 
     def _overrides(self, name: str) -> bool:

@@ -135,7 +135,7 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
         if limit is not None and not self._accepted.settle(place_of(self.address_string()), limit):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"max_connections_per_address ({limit}) reached", TRY_LATER)
             return False
-        return self._meets_expectation()
+        return "expect" not in head.fields or self._meets_expectation()
 
     def _meets_expectation(self) -> bool:
         values = self._head.fields.get("expect")

@@ -316,13 +316,14 @@ class Pool:
 
     def _poll(self) -> None:
         """As the leader, which has nobody to serve, wait for somebody."""
-        polled = self._poller.poll(self._seconds() if self._announced or self._agenda else LOOK_UP)
+        timed = bool(self._announced or self._agenda)  # what is added meanwhile is for the next time
+        polled = self._poller.poll(self._seconds() if timed else LOOK_UP)
         self._ready.extend(filter(None, map(self._tenants.get, polled)))
         if len(self._ready) < len(polled):
             self._waker.drain()
         while self._announced:
             self._ready.append(self._announced.popleft())
-        if self._agenda:
+        if timed:
             self._take_expired()
 
     def _seconds(self) -> float:

@@ -253,7 +253,8 @@ class _Client(Tenant):
     def _serve_request(self) -> None:
         """Let a handler, new or kept alive, serve the request; then see whether it has parked."""
         received, self._head = self._head.received, _Head()
-        self._expect_at(None)
+        self.expires = None
+        self._pool.expect(self)
         handler = self._handler
         if handler is None:
             self._accepted.begin_request()  # whoever the handler is

@@ -130,7 +130,8 @@ def check_request(head: RequestHead, versions: Sequence[int] = VERSIONS) -> Requ
         raise HeadError("Sec-WebSocket-Key is missing or not the base64 of 16 bytes")
     origin = _single(fields, ORIGIN_FIELD.get(version, "Origin"))  # 4.2.1, 7
     subprotocols = offered_subprotocols(head)
-    extensions = _offered_extensions(fields.get("sec-websocket-extensions"))
+    offered = fields.get("sec-websocket-extensions")
+    extensions = [] if offered is None else _offered_extensions(offered)
     return Request(head.method, head.target, host, origin, version, key, subprotocols, extensions, head.pairs)
 
 
@@ -191,9 +192,7 @@ def offered_subprotocols(head: RequestHead) -> list[str]:
     return subprotocols
 
 
-def _offered_extensions(values: list[str] | None) -> Extensions:
-    if values is None:
-        return []
+def _offered_extensions(values: list[str]) -> Extensions:
     try:
         return parse_extensions(",".join(values))  # 4.2.1, 9
     except ValueError as error:

@@ -190,7 +190,8 @@ class RequestParser:
 def _request_head(start: Start, pairs: Pairs, fields: Fields) -> RequestHead:
     method, target, version, request_line = start
     _check_host(version, fields.get("host", []))
-    _check_framing(version, fields)
+    if "content-length" in fields or "transfer-encoding" in fields:
+        _check_framing(version, fields)
     return RequestHead(method, target, version, request_line, pairs, fields)
 
 
