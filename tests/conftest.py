@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
-from websocketserver import WebSocketConnection
+from websocketserver import Role, WebSocketConnection
 
-from .support import pipe, wait_until
+from .support import SOON, pipe, wait_until
 
 # The package's one timer, and the one thread that tells of traces, serve all connections of the process and stay.
 SHARED_THREADS = {"websocketserver-keepalive", "websocketserver-trace"}
@@ -60,6 +61,34 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 def tls(request: pytest.FixtureRequest) -> bool:
     """What is the same over TLS is tested with both."""
     return bool(request.param)
+
+
+@pytest.fixture(params=list(Role), ids=lambda role: role.value)
+def role(request: pytest.FixtureRequest) -> Role:
+    """What is the same on both sides is tested on both."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those who wait read; what the timer does is another test's."""
+    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
+
+
+@pytest.fixture
+def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever looks up a name waits until the test is over; the thread that does ends by itself then."""
+    over = threading.Event()
+
+    def hang(host: str, *args: object, flags: int = 0, **options: object) -> None:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(SOON)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    yield
+    over.set()
 
 
 @pytest.fixture

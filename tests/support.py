@@ -239,7 +239,13 @@ class RawPeer:
 
     def frame(self, opcode: int, payload: bytes = b"", **options: Any) -> None:
         """Send one frame, masked if this is a client."""
-        self.send(frame(opcode, payload, **{"key": b"\x37\xfa\x21\x3d" if self.masks else None, **options}))
+        self.send(frame(opcode, payload, **{"key": MASK if self.masks else None, **options}))
+
+    def numbers(self, count: int, *last: Any) -> None:
+        """Send text frames, "0", "1" and so on, and the last, in one go: a socketpair takes few small writes."""
+        key = MASK if self.masks else None
+        frames = [frame(1, b"%d" % number, key=key) for number in range(count)]
+        self.send(b"".join(frames) + (frame(*last, key=key) if last else b""))
 
     def close_frame(self, code: int = 1000, reason: str = "") -> None:
         """Send a Close frame."""

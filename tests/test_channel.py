@@ -22,16 +22,10 @@ from websocketserver.settings import Settings
 from websocketserver.transport import Transport
 
 from .program import run_program
-from .support import MS, SOON, RawPeer, frame, half, pipe, read_slowly, run_in_thread, socket_pair, wait_until
+from .support import MASK, MS, SOON, RawPeer, frame, half, pipe, read_slowly, run_in_thread, socket_pair, wait_until
 
-KEY = b"\x01\x02\x03\x04"
 MB = 1 << 20
 UNBOUNDED = Settings(max_message_size=None, max_queue_size=None, compression=None)
-
-
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Role:
-    return request.param  # type: ignore[no-any-return]
 
 
 def block_writer(connection: WebSocketConnection, size: int = 8 * MB) -> object:
@@ -250,7 +244,7 @@ class TestWriters:
         with half() as (connection, peer):
             receiving = run_in_thread(connection.recv, SOON)
             peer.sock.settimeout(0)
-            block = frame(9, b"p" * 125, key=KEY) * 100
+            block = frame(9, b"p" * 125, key=MASK) * 100
             sent = 0
             peer.sock.settimeout(SOON)
             while sent < 5 * MB:
@@ -481,7 +475,7 @@ class TestClosing:
 
     def test_nothing_after_the_peers_close_counts(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
-            peer.send(frame(8, b"\x03\xe8", key=KEY) + frame(1, b"late", key=KEY) + frame(9, b"late", key=KEY))
+            peer.send(frame(8, b"\x03\xe8", key=MASK) + frame(1, b"late", key=MASK) + frame(9, b"late", key=MASK))
             with pytest.raises(ConnectionClosedOK):
                 connection.recv(SOON)
             assert peer.read_close() == 1000
@@ -529,7 +523,7 @@ class TestClosing:
             def flood() -> None:
                 try:
                     while True:
-                        peer.send(frame(2, bytes(10_000), key=KEY))
+                        peer.send(frame(2, bytes(10_000), key=MASK))
                 except OSError:
                     pass
 
@@ -581,7 +575,7 @@ class TestClosing:
     def test_unread_input_does_not_eat_the_close(self, tls: bool, role: Role) -> None:
         """Closing a socket with unread input resets it, and the peer may never see the Close."""
         with half(role, tls=tls, tcp=True) as (connection, peer):
-            key = KEY if peer.masks else None
+            key = MASK if peer.masks else None
             peer.send(frame(2, bytes(10), key=key) * 10_000)
             closing = run_in_thread(connection.close, timeout=SOON)
             peer.send(frame(2, bytes(10), key=key) * 10_000)
@@ -661,7 +655,7 @@ class TestLoss:
 
     def test_in_the_middle_of_a_message(self, tls: bool, ends: object) -> None:
         with half(tls=tls, tcp=True) as (connection, peer):
-            peer.send(frame(2, bytes(100_000), key=KEY)[:50_000])
+            peer.send(frame(2, bytes(100_000), key=MASK)[:50_000])
             with pytest.raises(TimeoutError):
                 connection.recv(20 * MS)
             ends(peer)  # type: ignore[operator]

@@ -444,20 +444,10 @@ class TestFailing:
         with by_hand(script) as url, pytest.raises(TimeoutError):
             WebSocketClient(url, connect_timeout=50 * MS)
 
-    def test_a_resolver_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        answered = threading.Event()
-
-        def hang(host: str, *args: Any, flags: int = 0, **options: Any) -> list[Any]:
-            if not flags & socket.AI_NUMERICHOST:
-                answered.wait(SOON)
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-        monkeypatch.setattr(socket, "getaddrinfo", hang)
-        try:
-            with pytest.raises(TimeoutError, match=r"hangs\.example"):
-                WebSocketClient("ws://hangs.example/", connect_timeout=30 * MS)
-        finally:
-            answered.set()
+    @pytest.mark.usefixtures("hanging_resolver")
+    def test_a_resolver_that_hangs(self) -> None:
+        with pytest.raises(TimeoutError, match=r"hangs\.example"):
+            WebSocketClient("ws://hangs.example/", connect_timeout=30 * MS)
 
     def test_a_given_socket_is_closed(self) -> None:
         ours, theirs = socket_pair()

@@ -401,13 +401,9 @@ class Waited:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals for threads")
+@pytest.mark.usefixtures("no_timer")  # who reads and waits is the main thread, or the signal would come too early
 class TestInterrupts:
     """Ctrl-C loses nothing while waiting, and never leaves half a frame."""
-
-    @pytest.fixture(autouse=True)
-    def no_timer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who reads and waits here is the main thread, or the signal would come too early."""
-        monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
 
     @pytest.fixture(autouse=True, params=["main thread", "another thread"])
     def receiver(self, request: pytest.FixtureRequest) -> None:

@@ -160,20 +160,10 @@ class TestResolving:
         with pytest.raises(ValueError):
             connect(Dialer("a..b", 80), None)
 
-    def test_a_resolver_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        answered = threading.Event()
-
-        def hang(host: str, *args: Any, flags: int = 0, **options: Any) -> list[AddressInfo]:
-            if not flags & socket.AI_NUMERICHOST:
-                answered.wait(SOON)
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-        monkeypatch.setattr(socket, "getaddrinfo", hang)
-        try:
-            with pytest.raises(TimeoutError, match=r"hangs\.example"):
-                connect(Dialer("hangs.example", 80), 30 * MS)
-        finally:
-            answered.set()  # its thread ends by itself, and nobody waits for it
+    @pytest.mark.usefixtures("hanging_resolver")
+    def test_a_resolver_that_hangs(self) -> None:
+        with pytest.raises(TimeoutError, match=r"hangs\.example"):
+            connect(Dialer("hangs.example", 80), 30 * MS)
 
 
 class TestDeadline:

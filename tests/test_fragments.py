@@ -30,11 +30,6 @@ NOW = Deadline(0)
 COMPRESSED = Settings(compression=PerMessageDeflate(threshold=0))
 
 
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Role:
-    return request.param  # type: ignore[no-any-return]
-
-
 def begin(connection: WebSocketConnection, peer: RawPeer, opcode: int = TEXT) -> FragmentStream:
     """Have the peer begin a message with "one", and return the stream that has taken that."""
     peer.frame(opcode, b"one", fin=False)

@@ -11,31 +11,9 @@ from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.protocol.events import Message, Ping, Pong
 from websocketserver.settings import Settings
 
-from .support import SOON, RawPeer, frame, half, run_in_thread
+from .support import MASK, SOON, frame, half, run_in_thread
 
-KEY = b"\x01\x02\x03\x04"
-
-
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Role:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture(autouse=True)
-def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here only those who wait read; what the timer does is another file's."""
-    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
-    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
-
-
-def frames(peer: RawPeer, *payloads: bytes, end: bytes = b"") -> None:
-    """Send text frames in one go: a socketpair takes few small writes."""
-    key = KEY if peer.masks else None
-    peer.send(b"".join(frame(1, payload, key=key) for payload in payloads) + end)
-
-
-def numbers(count: int) -> list[bytes]:
-    return [b"%d" % number for number in range(count)]
+pytestmark = pytest.mark.usefixtures("no_timer")
 
 
 class TestHooks:
@@ -66,7 +44,7 @@ class TestHooks:
 class TestEnd:
     def test_all_that_came_before_the_end_is_delivered(self, tls: bool, role: Role) -> None:
         with half(role, tls=tls) as (connection, peer):
-            frames(peer, *numbers(200), end=frame(8, b"\x03\xe8", key=KEY if peer.masks else None))
+            peer.numbers(200, 8, b"\x03\xe8")
             peer.sock.close()
             got = [connection.recv(SOON) for _ in range(200)]
             assert got == [str(number) for number in range(200)]
@@ -75,7 +53,7 @@ class TestEnd:
 
     def test_all_that_came_before_a_fin_is_delivered(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
-            frames(peer, *numbers(200))
+            peer.numbers(200)
             peer.sock.close()
             assert [connection.recv(SOON) for _ in range(200)] == [str(number) for number in range(200)]
             with pytest.raises(ConnectionClosed) as caught:
@@ -84,7 +62,7 @@ class TestEnd:
 
     def test_all_that_came_before_a_reset_is_delivered(self, tls: bool) -> None:
         with half(tls=tls, tcp=True) as (connection, peer):
-            frames(peer, *numbers(200))
+            peer.numbers(200)
             first = connection.recv(SOON)  # so that a part is here, in the parser, at the reset
             reset(peer.sock)
             assert [first] + [connection.recv(SOON) for _ in range(199)] == [str(number) for number in range(200)]
@@ -94,7 +72,7 @@ class TestEnd:
 
     def test_inbox_is_read_before_the_end_is_told(self) -> None:
         with half(settings=Settings(max_queue_size=None)) as (connection, peer):
-            frames(peer, *numbers(200), end=frame(8, b"\x03\xe9bye", key=KEY))
+            peer.numbers(200, 8, b"\x03\xe9bye")
             with pytest.raises(ConnectionClosed):
                 connection.ping().wait(SOON)
             assert [connection.recv() for _ in range(200)] == [str(number) for number in range(200)]
@@ -105,7 +83,7 @@ class TestEnd:
     def test_incomplete_message_at_the_end_is_no_message(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
             peer.frame(1, b"whole")
-            peer.send(frame(1, b"half a message", key=KEY)[:-1])
+            peer.send(frame(1, b"half a message", key=MASK)[:-1])
             peer.sock.close()
             assert connection.recv(SOON) == "whole"
             with pytest.raises(ConnectionClosed):
@@ -115,16 +93,16 @@ class TestEnd:
         "wrong, code",
         [
             (frame(1, b"unmasked"), 1002),
-            (frame(3, b"", key=KEY), 1002),
-            (frame(1, b"\xff", key=KEY), 1007),
-            (frame(2, b"", key=KEY, length=2 << 20), 1009),
+            (frame(3, b"", key=MASK), 1002),
+            (frame(1, b"\xff", key=MASK), 1007),
+            (frame(2, b"", key=MASK, length=2 << 20), 1009),
         ],
         ids=["mask", "opcode", "utf-8", "size"],
     )
     def test_violation_fails_the_connection(self, tls: bool, wrong: bytes, code: int) -> None:
         with half(tls=tls) as (connection, peer):
             peer.frame(1, b"before")
-            peer.send(wrong + frame(1, b"after", key=KEY))
+            peer.send(wrong + frame(1, b"after", key=MASK))
             assert connection.recv(SOON) == "before"
             with pytest.raises(ConnectionClosed) as caught:
                 connection.recv(SOON)
@@ -137,7 +115,7 @@ class TestEnd:
     def test_violation_inside_a_large_frame_is_found_before_its_end(self, tls: bool) -> None:
         with half(tls=tls, settings=Settings(max_message_size=None)) as (connection, peer):
             receiving = run_in_thread(connection.recv, SOON)
-            peer.send(frame(1, b"a" * 300_000 + b"\xff" + b"a" * 1000, key=KEY, length=1 << 30))
+            peer.send(frame(1, b"a" * 300_000 + b"\xff" + b"a" * 1000, key=MASK, length=1 << 30))
             with pytest.raises(ConnectionClosed):
                 receiving.result()
             assert peer.read_close() == 1007

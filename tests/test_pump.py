@@ -15,31 +15,9 @@ from websocketserver.deadline import Deadline
 from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.settings import Settings
 
-from .support import MS, SOON, Handle, RawPeer, frame, half, pipe, run_in_thread, wait_until
+from .support import MASK, MS, SOON, Handle, RawPeer, frame, half, pipe, run_in_thread, wait_until
 
-KEY = b"\x01\x02\x03\x04"
-
-
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Role:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture(autouse=True)
-def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here only those who wait read; what the timer does is another file's."""
-    monkeypatch.setattr("websocketserver.attendance.UNATTENDED", 1000.0)
-    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)
-
-
-def frames(peer: RawPeer, *payloads: bytes, end: bytes = b"") -> None:
-    """Send text frames in one go: a socketpair takes few small writes."""
-    key = KEY if peer.masks else None
-    peer.send(b"".join(frame(1, payload, key=key) for payload in payloads) + end)
-
-
-def numbers(count: int) -> list[bytes]:
-    return [b"%d" % number for number in range(count)]
+pytestmark = pytest.mark.usefixtures("no_timer")
 
 
 def pumping(connection: object) -> bool:
@@ -57,17 +35,17 @@ class TestTimeouts:
 
     def test_recv_that_times_out_in_a_frame_loses_nothing(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
-            for byte in frame(1, b"x" * 130, key=KEY)[:12]:
+            for byte in frame(1, b"x" * 130, key=MASK)[:12]:
                 peer.send(bytes([byte]))
                 with pytest.raises(TimeoutError):
                     connection.recv(2 * MS)
-            peer.send(frame(1, b"x" * 130, key=KEY)[12:])
+            peer.send(frame(1, b"x" * 130, key=MASK)[12:])
             assert connection.recv(SOON) == "x" * 130
 
     def test_recv_that_times_out_in_a_large_frame_loses_nothing(self, tls: bool) -> None:
         """What is left of it is read straight into the message."""
         data = bytes(range(256)) * 1000
-        whole = frame(2, data, key=KEY)
+        whole = frame(2, data, key=MASK)
         with half(tls=tls) as (connection, peer):
             for start in range(0, len(whole), 50_000):
                 with pytest.raises(TimeoutError):
@@ -110,7 +88,7 @@ class TestTimeouts:
             assert first.result() == "x"
 
 
-PINGS = frame(9, b"p", key=KEY) * 1000
+PINGS = frame(9, b"p", key=MASK) * 1000
 
 
 @contextlib.contextmanager
@@ -149,7 +127,7 @@ class TestFlood:
         settings = Settings(max_fragments=None, max_message_size=None)
         with half(settings=settings) as (connection, peer):
             peer.frame(2, b"", fin=False)
-            with flood(peer, frame(0, b"x", fin=False, key=KEY) * 1000), pytest.raises(TimeoutError):
+            with flood(peer, frame(0, b"x", fin=False, key=MASK) * 1000), pytest.raises(TimeoutError):
                 run_in_thread(connection.recv, 50 * MS).result()
 
     def test_pong_is_awaited_no_longer_under_a_flood_of_pings(self) -> None:
@@ -270,7 +248,7 @@ class TestThreads:
     def test_whoever_waits_for_something_else_keeps_the_messages(self, tls: bool) -> None:
         with half(tls=tls) as (connection, peer):
             waiter = connection.ping(b"p")
-            frames(peer, *numbers(100), end=frame(10, b"p", key=KEY))
+            peer.numbers(100, 10, b"p")
             assert waiter.wait(SOON) >= 0
             assert [connection.recv(0) for _ in range(100)] == [str(number) for number in range(100)]
 
@@ -283,7 +261,7 @@ class TestInbox:
         with half(settings=Settings(max_queue_size=limit)) as (connection, peer):
             peer.sock.settimeout(0)
             sent = 0
-            block = frame(2, bytes(1000), key=KEY)
+            block = frame(2, bytes(1000), key=MASK)
             waiting = run_in_thread(connection.ping().wait, SOON)  # reads for all, as far as it may
             try:
                 while sent < 100 << 20:
@@ -302,7 +280,7 @@ class TestInbox:
 
     def test_empty_messages_count_too(self) -> None:
         with half(settings=Settings(max_queue_size=64_000)) as (connection, peer):
-            peer.send(frame(2, b"", key=KEY) * 5000)
+            peer.send(frame(2, b"", key=MASK) * 5000)
             peer.frame(9, b"")
             with pytest.raises(TimeoutError):
                 connection.ping().wait(50 * MS)
@@ -357,7 +335,7 @@ class TestInbox:
         with half(hooks=frozenset({"ping", "pong"}), settings=Settings(max_queue_size=1000)) as (connection, peer):
             connection.start_close()
             closing = run_in_thread(connection.close, timeout=SOON)
-            peer.send((frame(9, b"p", key=KEY) + frame(10, b"p", key=KEY)) * 5000 + frame(8, b"\x03\xe8", key=KEY))
+            peer.send((frame(9, b"p", key=MASK) + frame(10, b"p", key=MASK)) * 5000 + frame(8, b"\x03\xe8", key=MASK))
             peer.sock.shutdown(socket.SHUT_WR)
             closing.result()
             assert len(connection._inbox) == 0

@@ -30,11 +30,6 @@ def server_class(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 def brief(seen: TracedFrame) -> tuple[Any, ...]:
     return seen.opcode, seen.fin, seen.length, seen.payload
 

@@ -32,11 +32,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=list(Role), ids=lambda role: role.value)
-def role(request: pytest.FixtureRequest) -> Role:
-    return request.param  # type: ignore[no-any-return]
-
-
 @pytest.fixture
 def ends(role: Role) -> Iterator[Ends]:
     with half(role, settings=Settings(ping_interval=None)) as pair:
