@@ -2,10 +2,9 @@
 
 import asyncio
 import sys
-import time
 
 import uvloop
-from common import report
+from common import now, report
 from picows import WSCloseCode, WSListener, WSMsgType, ws_connect
 
 url, mode, size, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -27,7 +26,7 @@ class L(WSListener):
                 return
             self.n += 1
             if self.n == self.warm:
-                self.t0, self.c0 = time.perf_counter(), time.process_time()
+                self.began = now()
             if self.n == count + self.warm:
                 self.done.set_result(None)
                 return
@@ -65,49 +64,53 @@ async def end(t):
     await t.wait_disconnected()
 
 
-async def main():
-    clock, cpu = time.perf_counter, time.process_time
-    if mode in ("rtt", "rttb"):
-        t, c = await one("/echo")
-        c.msgs = [(chr(97 + i % 26) * size) for i in range(7)]
-        if mode == "rttb":
-            c.msgs = [m.encode() for m in c.msgs]
-        c.warm = min(count, 100)
-        c.put()
-        await c.done
-        report(clock() - c.t0, cpu() - c.c0, count, count * size)
-        await end(t)
-    elif mode == "push":
-        t, c = await one("/sink")
-        data = (bytes(range(256)) * (size // 256 + 1))[:size]
-        t0, c0 = clock(), cpu()
-        for _ in range(count):
-            t.send(WSMsgType.BINARY, data)
-            if not c.can.is_set():
-                await c.can.wait()
-        t.send(WSMsgType.TEXT, b"?")
-        await c.done
-        dt, dc = clock() - t0, cpu() - c0
-        if c.last != f"{count} {count * size}":
-            raise SystemExit("sink counted " + c.last)
-        report(dt, dc, count, count * size)
-        await end(t)
-    elif mode == "pull":
-        t, c = await one(f"/source?size={size}&count={count}")
-        t0, c0 = clock(), cpu()
-        t.send(WSMsgType.TEXT, b"go")
-        await c.done
-        dt, dc = clock() - t0, cpu() - c0
-        if c.n != count or c.bytes != size * count:
-            raise SystemExit(f"source sent {c.n}")
-        report(dt, dc, count, count * size)
-        await end(t)
-    else:
-        t0, c0 = clock(), cpu()
-        for _ in range(count):
-            t, c = await one("/echo")
-            await end(t)
-        report(clock() - t0, cpu() - c0, count, 0)
+async def round_trips():
+    t, c = await one("/echo")
+    c.msgs = [(chr(97 + i % 26) * size) for i in range(7)]
+    if mode == "rttb":
+        c.msgs = [m.encode() for m in c.msgs]
+    c.warm = min(count, 100)
+    c.put()
+    await c.done
+    report(c.began, count, count * size)
+    await end(t)
 
 
-uvloop.run(main())
+async def push():
+    t, c = await one("/sink")
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    began = now()
+    for _ in range(count):
+        t.send(WSMsgType.BINARY, data)
+        if not c.can.is_set():
+            await c.can.wait()
+    t.send(WSMsgType.TEXT, b"?")
+    await c.done
+    ended = now()
+    if c.last != f"{count} {count * size}":
+        raise SystemExit("sink counted " + c.last)
+    report(began, count, count * size, ended)
+    await end(t)
+
+
+async def pull():
+    t, c = await one(f"/source?size={size}&count={count}")
+    began = now()
+    t.send(WSMsgType.TEXT, b"go")
+    await c.done
+    ended = now()
+    if c.n != count or c.bytes != size * count:
+        raise SystemExit(f"source sent {c.n}")
+    report(began, count, count * size, ended)
+    await end(t)
+
+
+async def connects():
+    began = now()
+    for _ in range(count):
+        t, _ = await one("/echo")
+        await end(t)
+    report(began, count, 0)
+
+
+uvloop.run({"rtt": round_trips, "rttb": round_trips, "push": push, "pull": pull, "connect": connects}[mode]())
