@@ -36,21 +36,21 @@ SLOW = "sending timed out"  # how it is said that the peer does not read
 class Channel(Pump):
     """What connection.py builds on. Every method may be called from any thread unless it says "as the pump"."""
 
-    __slots__ = (
-        "_cut_at",
-        "_cutting",
-        "_detail",
-        "_ended_at",
-        "_ending",
-        "_opened_at",
-        "_output",
-        "_pings_received",
-        "_received",
-        "_released",
-        "_unread",
-        "role",
-        "visit_at",
-    )
+    __slots__ = {  # what help() says of each
+        "_cut_at": None,
+        "_cutting": None,
+        "_detail": None,
+        "_ended_at": None,
+        "_ending": None,
+        "_opened_at": None,
+        "_output": None,
+        "_pings_received": None,
+        "_received": None,
+        "_released": None,
+        "_unread": None,
+        "role": "Which side of the connection this is (Role).",
+        "visit_at": "For the timer (keepalive.Visited): when it comes, by time.monotonic; None: not at all.",
+    }
 
     def __init__(
         self,

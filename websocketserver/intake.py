@@ -34,30 +34,30 @@ MOST_AHEAD = 64 * 1024  # bytes of messages that are taken in ahead of the one b
 class Intake(ABC):
     """Every method is for the pump, unless it says otherwise."""
 
-    __slots__ = (
-        "_bytes_received",
-        "_changed",
-        "_drained",
-        "_eof",
-        "_events",
-        "_failed",
-        "_held",
-        "_hooks",
-        "_idle",
-        "_inbox_size",
-        "_input_over",
-        "_lock",
-        "_messages_received",
-        "_reads",
-        "_receiver",
-        "_room",
-        "_sent",
-        "_skipping",
-        "_transport",
-        "_unparsed",
-        "_waiting",
-        "settings",
-    )
+    __slots__ = {  # what help() says of each
+        "_bytes_received": None,
+        "_changed": None,
+        "_drained": None,
+        "_eof": None,
+        "_events": None,
+        "_failed": None,
+        "_held": None,
+        "_hooks": None,
+        "_idle": None,
+        "_inbox_size": None,
+        "_input_over": None,
+        "_lock": None,
+        "_messages_received": None,
+        "_reads": None,
+        "_receiver": None,
+        "_room": None,
+        "_sent": None,
+        "_skipping": None,
+        "_transport": None,
+        "_unparsed": None,
+        "_waiting": None,
+        "settings": "What the connection may do (Settings).",
+    }
 
     _output: Output
 
