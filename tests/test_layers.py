@@ -80,6 +80,7 @@ PLAN = """
     unixserver
     polling
     pool
+    pooled
     pooling
     router
     metrics

@@ -13,7 +13,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     {"websocketserver.protocol.frames", "FrameParser"},
     {"websocketserver.pool", "Pool"},
     {"websocketserver.pool", "_Worker"},
-    {"websocketserver.pooling", "_Client"},
+    {"websocketserver.pooled", "Pooled"},
     {"websocketserver.accepted", "Accepted"},
 };
 

@@ -2,7 +2,7 @@
 
 Owns     reading certificates, keys and authorities, also anew; the choice among certificates by the name that a
          client asks for.
-Never    does a handshake: handlersocket.py, pooling.py and dialing.py do.
+Never    does a handshake: handlersocket.py, pooled.py and dialing.py do.
 """
 
 from __future__ import annotations
