@@ -326,6 +326,19 @@ class TestWhenAllServe:
         for guest in urgent:
             guest.has_served("w")
 
+    def test_of_what_is_urgent_one_after_the_other_though_nobody_else_becomes_free(
+        self, house: House, blocked: list[Guest]
+    ) -> None:
+        turns = threading.Semaphore(0)
+        urgent = [house.guest(w=lambda: turns.acquire(timeout=SOON)) for _ in range(5)]
+        for guest in urgent:
+            guest.urgent = True
+            guest.say("w")
+        wait_until(lambda: all(guest.away for guest in urgent))
+        turns.release(5)
+        for guest in urgent:
+            guest.has_served("w")
+
     def test_one_whose_time_is_up_while_it_waits_is_served_then(
         self, house: House, blocked: list[Guest], gate: threading.Event
     ) -> None:

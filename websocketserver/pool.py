@@ -109,6 +109,7 @@ class Pool:
         self._stopping = False
         self._tenants: dict[int, Tenant] = {}
         self._waiting: deque[Tenant] = deque()  # ready, and away until a thread is free
+        self._urgent: deque[Tenant] = deque()  # likewise, and served before those
         self._agenda = Agenda()
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
@@ -293,8 +294,10 @@ class Pool:
                 self._announced.append(tenant)
                 return
             self._take_away_locked(tenant)
-            if not (tenant.is_urgent() and self._start_extra_locked(tenant)):
+            if not tenant.is_urgent():
                 self._waiting.append(tenant)
+            elif not self._start_extra_locked(tenant):
+                self._urgent.append(tenant)
 
     def _start_extra_locked(self, tenant: Tenant) -> bool:
         """Serve an urgent tenant in a thread beyond the workers; False if there are enough of those."""
@@ -308,11 +311,14 @@ class Pool:
         self._extras += 1
         return True
 
-    def _serve_extra(self, tenant: Tenant) -> None:
-        self._serve(tenant)
-        self._put_back(tenant)
-        with self._lock:
-            self._extras -= 1
+    def _serve_extra(self, tenant: Tenant | None) -> None:
+        while tenant is not None:
+            self._serve(tenant)
+            self._put_back(tenant)
+            with self._lock:
+                tenant = self._urgent.popleft() if self._urgent else None
+                if tenant is None:
+                    self._extras -= 1
 
     def _poll(self) -> None:
         """As the leader, which has nobody to serve, wait for somebody."""
@@ -460,7 +466,8 @@ class Pool:
         while (tenant := worker.tenant) is not None:
             self._put_back(tenant)
             with self._lock:
-                worker.tenant = self._waiting.popleft() if self._waiting else None
+                waiting = self._urgent or self._waiting
+                worker.tenant = waiting.popleft() if waiting else None
                 if worker.tenant is None:
                     worker.passed = False
                     self._busy -= 1
