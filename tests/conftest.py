@@ -77,6 +77,14 @@ def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Blocks who waits for it; opened at the end of the test in any case."""
+    gate = threading.Event()
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
 def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whoever looks up a name waits until the test is over; the thread that does ends by itself then."""
     over = threading.Event()

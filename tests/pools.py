@@ -20,20 +20,12 @@ from .support import (
     wait_until,
 )
 
-__all__ = ["Echo", "EchoPage", "away", "blocked", "echo", "gate", "pooled", "pooling_server", "tenants", "workers"]
+__all__ = ["Echo", "EchoPage", "away", "blocked", "echo", "pooled", "pooling_server", "tenants", "workers"]
 
 
 @pytest.fixture(autouse=True)
 def pooling_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Quiet, "default_server", PoolingWebSocketServer)
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """Blocks who waits for it; opened at the end of the test in any case."""
-    gate = threading.Event()
-    yield gate
-    gate.set()
 
 
 class Echo(Quiet):

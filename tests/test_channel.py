@@ -388,7 +388,7 @@ class TestClosing:
     def test_a_server_reads_to_the_end_where_something_follows_the_peers_close(self, behind: bytes) -> None:
         """The end of a socket with input unread would be a reset, which might overtake our Close."""
         with half(Role.SERVER) as (server, peer):
-            peer.send(frame(8, (1000).to_bytes(2, "big"), key=KEY) + behind)
+            peer.send(frame(8, (1000).to_bytes(2, "big"), key=MASK) + behind)
             with pytest.raises(ConnectionClosedOK):
                 server.recv(SOON)
             assert server.state is State.CLOSING

@@ -79,6 +79,7 @@ PLAN = """
     server
     unixserver
     polling
+    tenancy
     pool
     pooled
     pooling

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from websocketserver import pool as module
+from websocketserver import tenancy
 from websocketserver.deadline import Deadline
-from websocketserver.pool import Pool, Tenant
+from websocketserver.pool import Pool
+from websocketserver.tenancy import Tenancy, Tenant
 
 from .support import MS, SOON, run_in_thread, wait_until
 
@@ -27,7 +29,7 @@ class Guest(Tenant):
     ``overlaps`` counts how often it was served by two threads at once.
     """
 
-    def __init__(self, pool: Pool, **acts: Callable[[], object]) -> None:
+    def __init__(self, pool: Tenancy, **acts: Callable[[], object]) -> None:
         self.pool = pool
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
@@ -56,7 +58,7 @@ class Guest(Tenant):
         return not self.gone and self.is_ready()
 
     def step(self) -> None:
-        if self.expires is not None and module.time.monotonic() >= self.expires:
+        if self.expires is not None and tenancy.time.monotonic() >= self.expires:
             self.served.append("expired")
             self.expires = None
         if self.ready:
@@ -132,14 +134,6 @@ def house() -> Iterator[House]:
     house = House(2)
     yield house
     house.close()
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """Blocks who waits for it; opened at the end of the test in any case."""
-    gate = threading.Event()
-    yield gate
-    gate.set()
 
 
 class TestServing:
@@ -363,7 +357,7 @@ class TestMoments:
     def test_not_served_where_that_was_put_off_or_called_off(self, house: House, monkeypatch: Any) -> None:
         later, never, due = house.guest(), house.guest(), house.guest()
         now = 0.0
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(tenancy, "time", SimpleNamespace(monotonic=lambda: now))
         for guest in (later, never):
             guest.expires = 20
             house.pool.expect(guest)
@@ -384,15 +378,15 @@ class TestMoments:
         woken: list[None] = []
         monkeypatch.setattr(house.pool._waker, "wake", lambda: woken.append(None))
         far, near = house.guest(), house.guest()
-        far.expires = time.monotonic() + 2 * module.LOOK_UP
+        far.expires = time.monotonic() + 2 * tenancy.LOOK_UP
         house.pool.expect(far)
         assert not woken
-        near.expires = time.monotonic() + module.LOOK_UP / 2
+        near.expires = time.monotonic() + tenancy.LOOK_UP / 2
         house.pool.expect(near)
         assert woken
 
     def test_come_though_the_leader_was_not_woken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "LOOK_UP", 20 * MS)
+        monkeypatch.setattr(tenancy, "LOOK_UP", 20 * MS)
         with contextlib.closing(House(2)) as house:
             guest = house.guest()
             guest.expires = time.monotonic() + 40 * MS

@@ -15,7 +15,7 @@ from websocketserver import ConnectionClosed
 from websocketserver.deadline import Deadline
 from websocketserver.streams import Rate
 
-from .pools import Echo, EchoPage, away, blocked, echo, gate, pooled, pooling_server, tenants, workers
+from .pools import Echo, EchoPage, away, blocked, echo, pooled, pooling_server, tenants, workers
 from .serving import PAGE, Page, Quiet, connected, events, leave, lines, read_to_end, read_until
 from .support import (
     MASK,
@@ -31,7 +31,7 @@ from .support import (
     wait_until,
 )
 
-__all__ = ["gate", "pooling_server"]
+__all__ = ["pooling_server"]
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 ANSWER = b"\r\n\r\n/"  # the end of what Page answers to PAGE

@@ -25,7 +25,7 @@ import pytest
 from websocketserver import ConnectionClosed, PoolingWebSocketServer, State, WebSocketClient
 from websocketserver import pool as pool_module
 
-from .pools import Echo, EchoPage, away, blocked, echo, gate, pooled, pooling_server, tenants, workers
+from .pools import Echo, EchoPage, away, blocked, echo, pooled, pooling_server, tenants, workers
 from .serving import PAGE, Page, Quiet, connected, events, leave, lines, log_message, read_to_end, read_until, serving
 from .support import (
     MASK,
@@ -41,7 +41,7 @@ from .support import (
     wait_until,
 )
 
-__all__ = ["gate", "pooling_server"]
+__all__ = ["pooling_server"]
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 ANSWER = b"\r\n\r\n/"  # the end of what Page answers to PAGE

@@ -18,11 +18,12 @@ from .connection import State, WebSocketConnection
 from .deadline import Deadline
 from .handler import WebSocketRequestHandler
 from .httphandler import TLS_RECORD, StrictHTTPRequestHandler
-from .pool import Pool, Tenant
+from .pool import Pool
 from .protocol.closecodes import CloseCode
 from .protocol.headers import HeadError, RequestParser
 from .server import WebSocketServer
 from .streams import LINGER_SIZE, LINGER_TIME, Rate
+from .tenancy import Tenant
 from .tls import end_refused, failure, wrap
 from .transport import DONT_WAIT
 
