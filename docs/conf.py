@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # autodoc reads the checkout, installed or not
+os.environ["WEBSOCKETSERVER_PURE"] = "1"  # where there is a twin in C, the one in Python has the docstrings
 
 _metadata = configparser.ConfigParser()
 _metadata.read(ROOT / "setup.cfg")

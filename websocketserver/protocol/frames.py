@@ -333,7 +333,10 @@ def serialize(
     rsv: int = 0,
     key: bytes | None = None,
 ) -> bytes:
-    """Return one whole frame, masked with ``key`` if that is given. Raises what ``serialize_header`` raises."""
+    """Return one whole frame, masked with ``key`` if that is given (RFC 6455, section 5.2).
+
+    Raises ValueError for an opcode, length or reserved bits beyond their fields, and for a key that is not 4 bytes.
+    """
     length = payload.nbytes if isinstance(payload, memoryview) else len(payload)
     header = serialize_header(opcode, length, fin, rsv, key)
     return header + (payload if key is None else mask(payload, key))
