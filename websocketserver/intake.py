@@ -227,30 +227,37 @@ class Intake(ABC):
                 if data:
                     self._unparsed = True
                     receiver.parser.feed(data)
-            while size is None:
-                self._read_ended()
-                self._idle = True
-                # Who holds the write lock sees to what is pending; to poll for that meanwhile would be to spin.
-                pending = output.waits and not output.lock.locked()
-                if not pending and deadline.passed():  # there is nothing: no need to ask again
-                    self._idle = False
-                    return False
-                readable, writable = self._transport.wait(True, pending, deadline)
-                self._idle = False
-                if writable:
-                    self._flush()
-                if readable:
-                    size = self._take_in(False)
-                if size is None and deadline.passed():
-                    return False
+            if size is None:
+                size = self._await_input(deadline)
         except OSError as error:
             self._on_eof(error.strerror or str(error) or type(error).__name__)
             return True
+        if size is None:
+            return False
         self._bytes_received += size
         self._room = LITTLE if size < LITTLE else READ_SIZE
         if not size:
             self._on_eof("the stream ended without a Close")
         return True
+
+    def _await_input(self, deadline: Deadline) -> int | None:
+        """Wait for something to read, and write what is pending meanwhile; None if the deadline came first."""
+        output = self._output
+        while True:
+            self._read_ended()
+            self._idle = True
+            # Who holds the write lock sees to what is pending; to poll for that meanwhile would be to spin.
+            pending = output.waits and not output.lock.locked()
+            if not pending and deadline.passed():  # there is nothing: no need to ask again
+                self._idle = False
+                return None
+            readable, writable = self._transport.wait(True, pending, deadline)
+            self._idle = False
+            if writable:
+                self._flush()
+            size = self._take_in(False) if readable else None
+            if size is not None or deadline.passed():
+                return size
 
     def _take_in(self, block: bool) -> int | None:
         """Read what there is: how many bytes, 0 at the end of the stream, None if there is nothing."""
