@@ -72,6 +72,7 @@ PLAN = """
     responses
     handlersocket
     httphandler
+    upgrade
     handler
     verbs
     ending
