@@ -318,6 +318,28 @@ class TestFailingExtension:
         self.check(failing_codec(Encoder, "begin"), act, caplog)
 
 
+@pytest.mark.parametrize("end", [frame(8, b"\x03\xe8", key=KEY), frame(3, key=KEY)], ids=["close", "violation"])
+def test_the_end_comes_behind_the_answers_to_what_came_before(end: bytes) -> None:
+    """Also where the timer comes meanwhile, to send what is gathered."""
+    with half() as (connection, peer):
+        peer.send(frame(1, b"a", key=KEY) + frame(1, b"b", key=KEY) + frame(1, b"c", key=KEY) + end)
+        arrived = threading.Event()
+
+        def answer() -> None:
+            for event in connection.events():
+                connection.send(event[0])
+                assert arrived.wait(SOON)
+
+        answering = run_in_thread(answer)
+        assert peer.read_frame().payload == b"a"  # the timer has been there
+        arrived.set()
+        assert [peer.read_frame().payload for _ in range(2)] == [b"b", b"c"]
+        assert peer.read_close() in (1000, 1002)
+        peer.sock.close()
+        with pytest.raises(ConnectionClosed):
+            answering.result()
+
+
 def test_close_that_the_peer_began_is_noted_as_ours_too(soon_unattended: None) -> None:
     with half() as (connection, peer):
         peer.close_frame(4000, "enough")

@@ -259,12 +259,12 @@ class Pump(Intake):
             self._leave_pump()
             self._tell_pool()
 
-    def _fill(self) -> None:
-        """As the pump, move events into the inbox up to its bound."""
+    def _fill(self, hold_end: bool = False) -> None:
+        """As the pump, move events into the inbox up to its bound; with ``hold_end`` not the end."""
         while not self._full():
             if messages := self._parse_messages():
                 self._queue_messages(messages)
-            elif (event := self._parse()) is not None:
+            elif (event := self._parse(hold_end)) is not None:
                 self._queue(event)
             else:
                 return
@@ -329,10 +329,13 @@ class Pump(Intake):
             self._pumping = True
         reads = 0
         try:
-            self._fill()
-            while reads < READS_PER_VISIT and not (self._full() or self._eof) and self._read(NOW):
+            hold_end = self._gathering is not None  # whoever gathers has more at hand, which comes before the end
+            self._fill(hold_end)
+            while reads < READS_PER_VISIT and self._held is None and not (self._full() or self._eof):
+                if not self._read(NOW):
+                    break
                 reads += 1
-                self._fill()
+                self._fill(hold_end)
         except BaseException:
             self._interrupted()
             raise
