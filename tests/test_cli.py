@@ -248,6 +248,7 @@ class TestMistakes:
             (["--no-such-option"], "--no-such-option"),
             (["-d", "/no/such/directory"], "'/no/such/directory' is not a directory"),
             (["--tls-key", "key.pem"], "need --tls-cert"),
+            (["--handler", ""], "must be MODULE:CLASS"),
             (["--handler", "module"], "must be MODULE:CLASS"),
             (["--handler", ":Class"], "must be MODULE:CLASS"),
             (["--handler", "no_such_module:Class"], "No module named 'no_such_module'"),

@@ -164,7 +164,10 @@ class TestSecrets:
         assert all('"GET /?key=***&token=open HTTP/1.1"' in line for line in Chat.lines)
 
     def test_names_must_not_be_one_str(self) -> None:
-        with serving(secret_parameters="token", errors_expected=True) as running:
+        with pytest.raises(TypeError, match="sequence of names"):
+            type("Handler", (Quiet,), {"secret_parameters": "token"})
+        with serving(errors_expected=True) as running:
+            running.server.RequestHandlerClass.secret_parameters = "token"
             exchange(running, opening_request("/?token=s3cret"))
             wait_until(lambda: running.errors)
         assert "sequence of names" in str(running.errors[0])

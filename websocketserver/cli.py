@@ -151,7 +151,7 @@ def _directory(text: str) -> str:
 
 def _handler(options: argparse.Namespace) -> Callable[..., Any]:
     """Return the handler class, with files behind it where a directory is given."""
-    handler = _load(options.handler) if options.handler else None
+    handler = None if options.handler is None else _load(options.handler)
     if options.directory is None:
         return handler or DemoPageHandler
     handler = handler or DemoHandler

@@ -59,9 +59,10 @@ class StrictHTTPRequestHandler(HandlerSocket, HostCheck, CheckedResponses, Reque
     _resumed = False  # a further request is here, a pool has waited for it
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Check the proxies where they are defined, and not with the first connection."""
+        """Check what is given where it is defined, and not with the first connection."""
         super().__init_subclass__(**options)
         check_trusted(class_value(cls, "trusted_proxies", ()))
+        redacted("", class_value(cls, "secret_parameters", ()))
 
     def setup(self) -> None:
         """Wrap the socket in TLS if the server has an ssl_context, and make rfile and wfile.
