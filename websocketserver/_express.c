@@ -52,6 +52,10 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     EACH(state->numbers, NUMBER_COUNT, Py_VISIT)
     Py_VISIT(state->lock_type);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->inbox_type);
+    Py_VISIT(state->message_type);
+    Py_VISIT(state->no_inbox);
+    Py_VISIT(state->gatherers);
     Py_VISIT(state->never);
     Py_VISIT(state->dont_wait);
     Py_VISIT(state->os);
@@ -67,6 +71,10 @@ static int module_clear(PyObject *module)
     EACH(state->numbers, NUMBER_COUNT, Py_CLEAR)
     Py_CLEAR(state->lock_type);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->inbox_type);
+    Py_CLEAR(state->message_type);
+    Py_CLEAR(state->no_inbox);
+    Py_CLEAR(state->gatherers);
     Py_CLEAR(state->never);
     Py_CLEAR(state->dont_wait);
     Py_CLEAR(state->os);

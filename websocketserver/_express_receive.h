@@ -110,16 +110,69 @@ static int read_input(const State *state, PyObject *self, PyObject *receiver, in
     return result;
 }
 
-/* How to receive: what has come with the message goes into the inbox; may wait for it; or it, too, goes into the inbox
-   unless it has come alone. */
-enum { AHEAD = 1, WAITS = 2, ALONE = 4 };
+/* How to receive: what has come with the message goes into the inbox; may wait for it. */
+enum { AHEAD = 1, WAITS = 2 };
 
-/* As the pump, put a message into the inbox, and what has come with it. */
-static int queue(const State *state, PyObject *self, PyObject *message)
+/* Note that so many messages were parsed, and whether there may be more; return that, -1 with an exception. */
+static int note_messages(const State *state, PyObject *self, PyObject *parser, Py_ssize_t messages)
 {
-    PyObject *result = PyObject_CallMethodOneArg(self, state->names[NAME__queue], message);
+    PyObject *buffered = PyObject_GetAttr(parser, state->names[NAME_buffered]);
+    int more = buffered ? PyObject_IsTrue(buffered) : -1;
+    Py_XDECREF(buffered);
+    if (more < 0)
+        return -1;
+    put_bool(state, self, CONNECTION_unparsed, more);
+    return count(state, self, CONNECTION_messages_received, messages) < 0 ? -1 : more;
+}
+
+/* Parse messages that come next, as many as an empty inbox has room for. */
+static PyObject *parse_messages(const State *state, PyObject *self, PyObject *receiver, PyObject *parser)
+{
+    PyObject *limit = PyObject_GetAttr(GET(CONNECTION, settings, self), state->names[NAME_max_queue_size]);
+    Py_ssize_t most = limit && limit != Py_None ? PyNumber_AsSsize_t(limit, NULL) : PY_SSIZE_T_MAX;
+    Py_XDECREF(limit);
+    PyObject *room = PyErr_Occurred() ? NULL : PyLong_FromSsize_t(Py_MAX(1, Py_MIN(most, state->values[MOST_AHEAD])));
+    if (!room)
+        return NULL;
+    PyObject *args[] = {GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver), room,
+                        state->numbers[OVERHEAD]};
+    PyObject *messages = state->next_messages(parser, args, 4);
+    Py_DECREF(room);
+    return messages;
+}
+
+/* As the pump, put messages into the inbox: here if nobody has to be told, and there is one. */
+static int queue_messages(const State *state, PyObject *self, PyObject *messages)
+{
+    PyObject *inbox = GET(CONNECTION, _inbox, self), *result = NULL;
+    int free = is_free(state, GET(CONNECTION, _lock, self));
+    if (free < 0)
+        return -1;
+    if (!free || PyObject_IsTrue(GET(CONNECTION, _waiting, self)) || !is_inbox(state, inbox) || !state->extend) {
+        result = PyObject_CallMethodOneArg(self, state->names[NAME__queue_messages], messages);
+        Py_XDECREF(result);
+        return result ? 0 : -1;
+    }
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(messages); i++)
+        size += state->values[OVERHEAD] + PyObject_Size(PyTuple_GET_ITEM(PyList_GET_ITEM(messages, i), 0));
+    result = state->extend(inbox, messages);
     Py_XDECREF(result);
-    return result ? run(state, self, NAME__look_ahead) : -1;
+    return result ? count(state, self, CONNECTION_inbox_size, size) : -1;
+}
+
+/* As the pump, move what has already come into the inbox: whole messages here, what else there is in Python. */
+static int look_ahead(const State *state, PyObject *self, PyObject *receiver, PyObject *parser)
+{
+    int more = 1;
+    if (state->next_messages && PyObject_Not(GET(CONNECTION, _inbox_size, self))) {
+        PyObject *messages = parse_messages(state, self, receiver, parser);
+        more = messages ? note_messages(state, self, parser, PyList_GET_SIZE(messages)) : -1;
+        if (more >= 0 && PyList_GET_SIZE(messages) && queue_messages(state, self, messages) < 0)
+            more = -1;
+        Py_XDECREF(messages);
+    }
+    return more > 0 ? run(state, self, NAME__look_ahead) : more;
 }
 
 /* As the pump, return the next message, or None where there is none, or it needs a second look. */
@@ -130,26 +183,14 @@ static PyObject *next_message(const State *state, PyObject *self, PyObject *rece
         !IS(CONNECTION, _failed, self, Py_False)) /* since this began to wait */
         return Py_NewRef(Py_None);
     PyObject *args[] = {parser, GET(RECEIVER, _max_size, receiver), GET(RECEIVER, decode_text, receiver)};
+    Py_INCREF(parser); /* a trace may put another in its place */
     PyObject *message = state->next_message
-                            ? ((_PyCFunctionFast)(void (*)(void))state->next_message)(parser, args + 1, 2)
+                            ? state->next_message(parser, args + 1, 2)
                             : PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
-    if (!message || message == Py_None)
-        return message;
-    PyObject *buffered = PyObject_GetAttr(parser, state->names[NAME_buffered]);
-    int more = buffered ? PyObject_IsTrue(buffered) : -1;
-    Py_XDECREF(buffered);
-    if (more >= 0) {
-        put_bool(state, self, CONNECTION_unparsed, more);
-        if (count(state, self, CONNECTION_messages_received, 1) < 0)
-            more = -1;
-    }
-    if (more < 0 || (more && how & AHEAD && run(state, self, NAME__look_ahead) < 0))
+    int more = message && message != Py_None ? note_messages(state, self, parser, 1) : 0;
+    if (more < 0 || (more && how & AHEAD && look_ahead(state, self, receiver, parser) < 0))
         Py_CLEAR(message);
-    else if (more && how & ALONE) {
-        int failed = queue(state, self, message);
-        Py_DECREF(message);
-        return failed ? NULL : Py_NewRef(Py_None);
-    }
+    Py_DECREF(parser);
     return message;
 }
 
@@ -199,7 +240,8 @@ static PyObject *pump(const State *state, PyObject *self, PyObject *receiver, in
 /* Take the next event from the inbox, the state lock being free. */
 static PyObject *take(const State *state, PyObject *self, PyObject *inbox)
 {
-    PyObject *event = call(state, inbox, NAME_popleft);
+    PyObject *event = state->popleft && is_inbox(state, inbox) ? state->popleft(inbox, NULL)
+                                                               : call(state, inbox, NAME_popleft);
     PyObject *data = event && PyTuple_Check(event) && PyTuple_GET_SIZE(event) ? PyTuple_GET_ITEM(event, 0) : NULL;
     Py_ssize_t size = data ? PyObject_Size(data) : -1;
     if (event && (size < 0 || count(state, self, CONNECTION_inbox_size, -size - state->values[OVERHEAD]) < 0))
@@ -215,7 +257,7 @@ static PyObject *receive(const State *state, PyObject *self, int how)
         return free < 0 ? NULL : Py_NewRef(Py_None);
     Py_ssize_t waiting = PyObject_Size(inbox);
     if (waiting > 0 && PyObject_Not(GET(CONNECTION, _waiting, self)))
-        return how & ALONE ? Py_NewRef(Py_None) : take(state, self, inbox);
+        return take(state, self, inbox);
     PyObject *receiver = GET(CONNECTION, _receiver, self), *output = GET(CONNECTION, _output, self);
     int fd = descriptor(state, self);
     int plain = waiting == 0 && fd >= 0 && is_plain(state, RECEIVER, receiver) && is_plain(state, OUTPUT, output) &&

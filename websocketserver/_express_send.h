@@ -56,18 +56,36 @@ static PyObject *make_frame(State *state, PyObject *sender, PyObject *message, i
     return frame;
 }
 
-/* Add a frame to what this thread gathers: 1 if that is done, 0 if not, -1 with an exception. */
-static int gather(const State *state, PyObject *self, PyObject *gathered, PyObject *frame)
+/* Whether it is this thread that gathers what it sends; -1 with an exception. */
+static int gathers(const State *state, PyObject *self)
 {
-    unsigned long thread = PyLong_AsUnsignedLong(GET(CONNECTION, _gathering, self));
+    PyObject *gathering = GET(CONNECTION, _gathering, self);
+    unsigned long thread = gathering == Py_None ? 0 : PyLong_AsUnsignedLong(gathering);
     if (thread == (unsigned long)-1 && PyErr_Occurred())
         return -1;
-    if (thread != PyThread_get_thread_ident() || !PyByteArray_GET_SIZE(gathered) ||
-        PyByteArray_GET_SIZE(gathered) + PyBytes_GET_SIZE(frame) >= state->values[GATHERED])
-        return 0;
+    return gathering != Py_None && thread == PyThread_get_thread_ident();
+}
+
+/* Before this thread gathers something, have the timer see to it; -1 with an exception. This lets others in: what was
+   looked at before may be no longer so. */
+static int prepare_gathering(const State *state, PyObject *self)
+{
+    int ours = gathers(state, self);
+    PyObject *output = GET(CONNECTION, _output, self);
+    if (ours <= 0 || !is_plain(state, OUTPUT, output) || PyObject_IsTrue(GET(OUTPUT, gathered, output)))
+        return ours < 0 ? -1 : 0;
+    return run(state, self, NAME__begin_gathering);
+}
+
+/* Add a frame to what this thread gathers: True, or False where Python is to do it. */
+static PyObject *gather(const State *state, PyObject *self, PyObject *gathered, PyObject *frame)
+{
+    int ours = gathers(state, self);
+    if (ours <= 0 || PyByteArray_GET_SIZE(gathered) + PyBytes_GET_SIZE(frame) >= state->values[GATHERED])
+        return ours < 0 ? NULL : Py_NewRef(Py_False);
     PyObject *same = PySequence_InPlaceConcat(gathered, frame);
     Py_XDECREF(same);
-    return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? 1 : -1;
+    return same && count(state, self, CONNECTION_messages_sent, 1) == 0 ? Py_NewRef(Py_True) : NULL;
 }
 
 /* Send: how many bytes were taken, 0 where that was not to be, -1 with the error in errno: a socket tells of it once. */
@@ -109,9 +127,9 @@ static int unlock(const State *state, PyObject *self, PyObject *output)
 
 enum { NOTHING, PART, ALL, NEVER };
 
-/* Note what was taken of a frame, or of what was gathered, and keep the rest; -1 with an exception. */
-static int note_taken(const State *state, PyObject *self, PyObject *output, PyObject *source, const char *rest,
-                      Py_ssize_t taken, Py_ssize_t left, int counts)
+/* Note what was taken of what was gathered, or of a frame behind that, and keep the rest; -1 with an exception. */
+static int note_taken(const State *state, PyObject *self, PyObject *output, const char *rest, Py_ssize_t taken,
+                      Py_ssize_t left, int counts)
 {
     if (count(state, output, OUTPUTbytes_sent, taken) < 0 ||
         ((left ? PART : ALL) >= counts && count(state, self, CONNECTION_messages_sent, 1) < 0))
@@ -119,7 +137,8 @@ static int note_taken(const State *state, PyObject *self, PyObject *output, PyOb
     PyObject *kept = left ? PyBytes_FromStringAndSize(rest, left) : NULL, *empty = NULL;
     int failed = left && (!kept || PyList_Append(GET(OUTPUT, rest, output), kept) < 0);
     Py_XDECREF(kept);
-    if (!failed && !PyBytes_CheckExact(source) && (empty = PyByteArray_FromStringAndSize(NULL, 0)))
+    if (!failed && PyByteArray_GET_SIZE(GET(OUTPUT, gathered, output)) &&
+        (empty = PyByteArray_FromStringAndSize(NULL, 0)))
         put(state, output, OUTPUTgathered, empty);
     return failed || PyErr_Occurred() ? -1 : 0;
 }
@@ -148,8 +167,20 @@ static int lock(const State *state, PyObject *output)
     return ours ? ours == Py_True : -1;
 }
 
-/* Send a frame, or what was gathered, the write lock looking free: how much of it was taken, -1 with an exception.
-   ``counts`` is how much of it has to be for a message to count as sent. */
+/* Return what was gathered and a frame behind it. */
+static PyObject *join(PyObject *gathered, PyObject *frame)
+{
+    Py_ssize_t size = PyByteArray_GET_SIZE(gathered);
+    PyObject *joined = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(frame));
+    if (joined) {
+        memcpy(PyBytes_AS_STRING(joined), PyByteArray_AS_STRING(gathered), size);
+        memcpy(PyBytes_AS_STRING(joined) + size, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame));
+    }
+    return joined;
+}
+
+/* Send what was gathered, or a frame behind that, the write lock looking free: how much of it was taken, -1 with an
+   exception. ``counts`` is how much of it has to be for a message to count as sent. */
 static int send_out(const State *state, PyObject *self, PyObject *output, int fd, PyObject *source, int counts)
 {
     const char *bytes = PyBytes_CheckExact(source) ? PyBytes_AS_STRING(source) : PyByteArray_AS_STRING(source);
@@ -164,7 +195,7 @@ static int send_out(const State *state, PyObject *self, PyObject *output, int fd
     Py_INCREF(source);
     Py_ssize_t taken = send_bytes(fd, bytes, size, !keeps);
     int failed = taken < 0 ? note_broken(state, output, errno) < 0
-                           : taken && note_taken(state, self, output, source, bytes + taken, taken, size - taken, counts) < 0;
+                           : taken && note_taken(state, self, output, bytes + taken, taken, size - taken, counts) < 0;
     Py_DECREF(source);
     if (failed)
         return sending_failed(state, self, output, !keeps);
@@ -210,7 +241,7 @@ static PyObject *plain_sender(const State *state, PyObject *output)
 static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
-    if (check_arguments(state, args, nargs, 2) < 0)
+    if (check_arguments(state, args, nargs, 2) < 0 || prepare_gathering(state, args[0]) < 0)
         return NULL;
     PyObject *self = args[0], *output = GET(CONNECTION, _output, self), *sender = plain_sender(state, output);
     PyObject *frame = sender ? make_frame(state, sender, args[1], descriptor(state, self)) : NULL, *result = NULL;
@@ -218,14 +249,15 @@ static PyObject *send_at_once(PyObject *module, PyObject *const *args, Py_ssize_
         return nothing_done();
     PyObject *gathered = GET(OUTPUT, gathered, output);
     int fd = free_output(state, self, output, sender);
-    if (fd >= 0 && !IS(CONNECTION, _gathering, self, Py_None)) {
-        int done = gather(state, self, gathered, frame);
-        result = done < 0 ? NULL : PyBool_FromLong(done);
-    }
-    else if (fd >= 0 && !PyByteArray_GET_SIZE(gathered))
-        result = answer(send_out(state, self, output, fd, frame, ALL));
-    else
+    if (fd < 0)
         result = nothing_done();
+    else if (!IS(CONNECTION, _gathering, self, Py_None))
+        result = gather(state, self, gathered, frame);
+    else {
+        PyObject *all = PyByteArray_GET_SIZE(gathered) ? join(gathered, frame) : Py_NewRef(frame);
+        result = all ? answer(send_out(state, self, output, fd, all, ALL)) : NULL;
+        Py_XDECREF(all);
+    }
     Py_DECREF(frame);
     return result;
 }

@@ -1,7 +1,7 @@
-/* Serving, part of _express.c: what handler.py does with messages that come one by one; and a pool's turns in one
-   call: what pool.py, pooling.py, handler.py and attendance.py do for a connection that has sent one message. Where it
-   has company, where a hook has failed, or where anything else is not as usual, Python goes on with the turn, which
-   has begun: worker.tenant says whose it is. */
+/* Serving, part of _express.c: what handler.py does with messages; and a pool's turns in one call: what pool.py,
+   pooling.py, handler.py and attendance.py do for a connection that has sent some. Where there is more than those, where
+   a hook has failed, or where anything else is not as usual, Python goes on with the turn, which has begun:
+   worker.tenant says whose it is. */
 
 /* Whether somebody has gathered something that leaves through this connection, or for others with what it sends. */
 static int has_gathered(const State *state, PyObject *connection)
@@ -22,16 +22,23 @@ static int is_open(const State *state, PyObject *connection)
         return 0;
     PyObject *broken = GET(OUTPUT, broken, output);
     return broken && PyUnicode_CheckExact(broken) && !PyUnicode_GET_LENGTH(broken) &&
-           !has_gathered(state, connection);
+           (!IS(CONNECTION, _gathering, connection, Py_None) || !has_gathered(state, connection));
+}
+
+/* As events(), gather what the thread sends if the next message is here: 1 if it is, 0 if not, -1 with an exception. */
+static int gather_if_more(const State *state, PyObject *connection, PyObject *thread)
+{
+    Py_ssize_t more = IS(CONNECTION, _sent, connection, Py_None) ? PyObject_Size(GET(CONNECTION, _inbox, connection)) : 0;
+    put(state, connection, CONNECTION_gathering, Py_NewRef(more > 0 ? thread : Py_None));
+    if (more > 0 && PyDict_SetItem(state->gatherers, thread, connection) < 0)
+        return -1;
+    return more < 0 ? -1 : more > 0;
 }
 
 /* See off what a hook has gathered for others, or others for its connection. */
-static int stop_gathering(const State *state, PyObject *connection)
+static int stop_gathering(const State *state, PyObject *connection, PyObject *thread)
 {
-    PyObject *thread = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
-    if (!thread)
-        return -1;
-    put(state, connection, CONNECTION_gathering, thread);
+    put(state, connection, CONNECTION_gathering, Py_NewRef(thread));
     PyObject *result = PyObject_CallMethodOneArg(connection, state->names[NAME__stop_gathering], state->never);
     Py_XDECREF(result);
     return result ? 0 : -1;
@@ -46,24 +53,33 @@ static PyObject *read_message(PyObject *message)
     return Py_NewRef(data);
 }
 
-/* Receive a message that comes alone, maybe waiting for it, and call on_message with it: 1 if that is done, 0 where
-   Python goes on, -1 with an exception. */
-static int handle_one(const State *state, PyObject *handler, PyObject *connection, int waits)
+/* Call the hook for an event, if it is none for a message by way of Python; -1 with an exception. */
+static int call_hook(const State *state, PyObject *handler, PyObject *event)
 {
-    PyObject *message = receive(state, connection, waits | ALONE);
-    if (!message || message == Py_None) {
-        Py_XDECREF(message);
-        return message ? 0 : -1;
-    }
-    PyObject *args[] = {handler, read_message(message)}, *result = NULL;
-    Py_DECREF(message);
+    int simple = (PyObject *)Py_TYPE(event) == state->message_type;
+    PyObject *args[] = {handler, simple ? read_message(event) : Py_NewRef(event)}, *result = NULL;
     if (args[1])
-        result = PyObject_VectorcallMethod(state->names[NAME_on_message], args, 2, NULL);
+        result = PyObject_VectorcallMethod(state->names[simple ? NAME_on_message : NAME__handle_event], args, 2, NULL);
     Py_XDECREF(args[1]);
     Py_XDECREF(result);
-    if (!result)
+    return result ? 0 : -1;
+}
+
+/* Receive an event, maybe waiting for it, and call the hook for it: 1 if that is done, 0 where Python goes on, -1 with
+   an exception. */
+static int handle_one(const State *state, PyObject *handler, PyObject *connection, PyObject *thread, int waits)
+{
+    PyObject *event = is_open(state, connection) ? receive(state, connection, waits | AHEAD) : Py_NewRef(Py_None);
+    if (!event || event == Py_None) {
+        Py_XDECREF(event);
+        return event ? 0 : -1;
+    }
+    int more = gather_if_more(state, connection, thread);
+    int failed = more < 0 || call_hook(state, handler, event) < 0;
+    Py_DECREF(event);
+    if (failed)
         return -1;
-    return has_gathered(state, connection) && stop_gathering(state, connection) < 0 ? -1 : 1;
+    return !more && has_gathered(state, connection) && stop_gathering(state, connection, thread) < 0 ? -1 : 1;
 }
 
 static PyObject *handle_at_once(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -71,9 +87,11 @@ static PyObject *handle_at_once(PyObject *module, PyObject *const *args, Py_ssiz
     State *state = PyModule_GetState(module);
     if (check_arguments(state, args, nargs, 2) < 0)
         return NULL;
-    int done = 1;
+    PyObject *thread = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    int done = thread ? 1 : -1;
     while (done > 0)
-        done = is_open(state, args[0]) ? handle_one(state, args[1], args[0], WAITS) : 0;
+        done = handle_one(state, args[1], args[0], thread, WAITS);
+    Py_XDECREF(thread);
     return done < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -100,6 +118,32 @@ static int end_turn(const State *state, PyObject *pool, PyObject *worker, PyObje
     return result ? 1 : -1;
 }
 
+/* Take no more messages, maybe with an exception, which is kept; -1 with one. */
+static int leave_gathering(const State *state, PyObject *connection, PyObject *thread)
+{
+    PyObject *kind, *error, *traceback, *left = NULL;
+    PyErr_Fetch(&kind, &error, &traceback);
+    if (PyDict_GetItemWithError(state->gatherers, thread) == connection)
+        left = PyObject_CallMethodOneArg(connection, state->names[NAME__leave_gathering], thread);
+    Py_XDECREF(left);
+    if (!kind)
+        return PyErr_Occurred() ? -1 : 0;
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(connection);
+    PyErr_Restore(kind, error, traceback);
+    return -1;
+}
+
+/* Handle what is here of a connection: 1 if that is done, 0 where Python goes on, -1 with an exception. */
+static int handle_ready(const State *state, PyObject *handler, PyObject *connection, PyObject *thread)
+{
+    int done;
+    do
+        done = handle_one(state, handler, connection, thread, 0);
+    while (done > 0 && PyObject_IsTrue(GET(CONNECTION, _inbox, connection)));
+    return leave_gathering(state, connection, thread) < 0 ? -1 : done;
+}
+
 /* Whether there is something left that polling does not show. */
 static int has_more(const State *state, PyObject *connection)
 {
@@ -121,7 +165,7 @@ static int serve(const State *state, PyObject *pool, PyObject *worker, PyObject 
     Py_INCREF(handler);
     Py_INCREF(connection);
     put(state, GET(CLIENT, _accepted, tenant), ACCEPTEDthread, Py_NewRef(GET(WORKER, thread, worker)));
-    int done = handle_one(state, handler, connection, 0);
+    int done = handle_ready(state, handler, connection, GET(WORKER, thread, worker));
     if (done == 1 && has_more(state, connection))
         done = 0;
     Py_DECREF(handler);

@@ -43,6 +43,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     SLOT(CONNECTION, _turn)                                                                                          \
     SLOT(CONNECTION, _unparsed)                                                                                      \
     SLOT(CONNECTION, _waiting)                                                                                       \
+    SLOT(CONNECTION, settings)                                                                                       \
     SLOT(OUTPUT, broken)                                                                                             \
     SLOT(OUTPUT, bytes_sent)                                                                                         \
     SLOT(OUTPUT, gathered)                                                                                           \
@@ -86,20 +87,25 @@ static const struct {
 #define METHODS(METHOD)                                                                                              \
     METHOD(acquire)                                                                                                  \
     METHOD(buffered)                                                                                                 \
+    METHOD(extend)                                                                                                   \
     METHOD(feed)                                                                                                     \
     METHOD(fileno)                                                                                                   \
     METHOD(locked)                                                                                                   \
+    METHOD(max_queue_size)                                                                                           \
     METHOD(next_message)                                                                                             \
     METHOD(on_message)                                                                                               \
     METHOD(popleft)                                                                                                  \
     METHOD(release)                                                                                                  \
+    METHOD(_begin_gathering)                                                                                         \
     METHOD(_end_turn)                                                                                                \
     METHOD(_flush)                                                                                                   \
     METHOD(_interrupted)                                                                                             \
+    METHOD(_handle_event)                                                                                            \
+    METHOD(_leave_gathering)                                                                                         \
     METHOD(_leave_pump)                                                                                              \
     METHOD(_look_ahead)                                                                                              \
     METHOD(_on_eof)                                                                                                  \
-    METHOD(_queue)                                                                                                   \
+    METHOD(_queue_messages)                                                                                          \
     METHOD(_stop_gathering)                                                                                          \
     METHOD(_tell_pool)
 
@@ -109,12 +115,13 @@ enum { METHODS(AS_NAME_INDEX) NAME_COUNT };
 static const char *const NAMES[] = {METHODS(AS_NAME)};
 
 /* Numbers of the Python code: what they mean is said there. */
-enum { OVERHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, MAIN_THREAD, NUMBER_COUNT };
+enum { OVERHEAD, MOST_AHEAD, LITTLE, READ_SIZE, GATHERED, JOINED, TEXT, BINARY, MAIN_THREAD, NUMBER_COUNT };
 static const char *const NUMBERS[NUMBER_COUNT][2] = {
-    {"websocketserver.intake", "OVERHEAD"},           {"websocketserver.intake", "LITTLE"},
-    {"websocketserver.intake", "READ_SIZE"},          {"websocketserver.output", "GATHERED"},
-    {"websocketserver.protocol.sender", "JOINED"},    {"websocketserver.protocol.sender", "TEXT"},
-    {"websocketserver.protocol.sender", "BINARY"},    {"websocketserver.deadline", "MAIN_THREAD"},
+    {"websocketserver.intake", "OVERHEAD"},           {"websocketserver.intake", "MOST_AHEAD"},
+    {"websocketserver.intake", "LITTLE"},             {"websocketserver.intake", "READ_SIZE"},
+    {"websocketserver.output", "GATHERED"},           {"websocketserver.protocol.sender", "JOINED"},
+    {"websocketserver.protocol.sender", "TEXT"},      {"websocketserver.protocol.sender", "BINARY"},
+    {"websocketserver.deadline", "MAIN_THREAD"},
 };
 
 /* Where threads that come from a read wait for each other. */
@@ -129,13 +136,15 @@ typedef struct {
     PyObject *names[NAME_COUNT];
     PyObject *numbers[NUMBER_COUNT];
     Py_ssize_t values[NUMBER_COUNT];
-    PyObject *lock_type, *socket_type, *never;
+    PyObject *lock_type, *socket_type, *inbox_type, *message_type, *no_inbox, *gatherers, *never;
     PyObject *dont_wait;    /* the arguments of acquire(False) */
     PyObject *os, *new_key; /* the module, and what keys.py draws with */
     Key keys[256];          /* drawn beforehand, so many of them left */
     int keys_left;
     PyCFunction locked, acquire, release; /* of locks; NULL, as in the next line: look it up */
-    PyCFunction fileno, feed, next_message; /* of sockets, and of the parser */
+    PyCFunction popleft, extend;            /* of an inbox */
+    PyCFunction fileno, feed;               /* of sockets, and of the parser; as the next */
+    _PyCFunctionFast next_message, next_messages;
     Gate *gate; /* never freed: who comes from a read may come late */
     int ready, server; /* found with the first call, what is the server's with the first that serves: our modules
                           cannot be imported while they import this */
@@ -210,6 +219,12 @@ static int is_free(const State *state, PyObject *lock)
     return locked ? locked == Py_False : -1;
 }
 
+/* Whether a connection has opened its inbox. */
+static inline int is_inbox(const State *state, PyObject *inbox)
+{
+    return inbox && (PyObject *)Py_TYPE(inbox) == state->inbox_type && inbox != state->no_inbox;
+}
+
 static inline int is_empty_list(PyObject *list)
 {
     return list && PyList_CheckExact(list) && PyList_GET_SIZE(list) == 0;
@@ -265,6 +280,11 @@ static PyCFunction find_function(PyObject *type, const char *name, int flags)
     return found && found->ml_flags == flags ? found->ml_meth : NULL;
 }
 
+static _PyCFunctionFast find_fast_function(PyObject *type, const char *name)
+{
+    return (_PyCFunctionFast)(void (*)(void))find_function(type, name, METH_FASTCALL);
+}
+
 static int find_functions(State *state)
 {
     state->locked = find_function(state->lock_type, "locked", METH_NOARGS);
@@ -272,7 +292,10 @@ static int find_functions(State *state)
     state->release = find_function(state->lock_type, "release", METH_NOARGS);
     state->fileno = find_function(state->socket_type, "fileno", METH_NOARGS);
     state->feed = find_function(state->owners[PARSER], "feed", METH_O);
-    state->next_message = find_function(state->owners[PARSER], "next_message", METH_FASTCALL);
+    state->next_message = find_fast_function(state->owners[PARSER], "next_message");
+    state->next_messages = find_fast_function(state->owners[PARSER], "next_messages");
+    state->popleft = find_function(state->inbox_type, "popleft", METH_NOARGS);
+    state->extend = find_function(state->inbox_type, "extend", METH_O);
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -304,6 +327,10 @@ static int find_all(State *state)
     }
     state->lock_type = find("_thread", "LockType");
     state->socket_type = find("socket", "socket");
+    state->inbox_type = find("collections", "deque");
+    state->message_type = find("websocketserver.protocol.events", "Message");
+    state->no_inbox = find("websocketserver.pump", "EMPTY");
+    state->gatherers = find("websocketserver.pump", "gatherers");
     state->never = find("websocketserver.pump", "NEVER");
     state->dont_wait = PyTuple_Pack(1, Py_False);
     state->os = PyImport_ImportModule("os");

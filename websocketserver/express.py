@@ -43,7 +43,7 @@ def ready_at_once(connection: FragmentedChannel, ahead: bool, /) -> AppEvent | N
 
 
 def send_at_once(connection: FragmentedChannel, message: object, /) -> bool | None:
-    """Send a message without waiting, or gather it; return False where nothing was done.
+    """Send a message, behind what is gathered, without waiting, or gather it; return False where nothing was done.
 
     None: it was begun, and what is left of it is pending.
     """
@@ -64,7 +64,7 @@ def flush_at_once(connection: FragmentedChannel, /) -> bool:
 
 
 def serve_at_once(pool: Any, worker: Any, ready: deque[Any], /) -> Any:
-    """As the leader, serve connections that have sent one message; return the first tenant for which that is not all.
+    """As the leader, serve connections that have sent messages; return the first tenant for which that is not all.
 
     None: nobody is left, or the lead has passed. Where the tenant is the worker's, its turn has begun; so it has where
     an exception comes, which is a hook's.
@@ -73,7 +73,10 @@ def serve_at_once(pool: Any, worker: Any, ready: deque[Any], /) -> Any:
 
 
 def handle_at_once(connection: FragmentedChannel, handler: Any, /) -> None:
-    """Call ``handler.on_message`` with messages as they come, waiting for them, as long as that is simple."""
+    """Call ``handler.on_message`` with messages as they come, waiting for them, as long as that is simple.
+
+    Gathers as ``connection.events``, which is to go on where this ends, does.
+    """
 
 
 def ping_at_once(connection: FragmentedChannel, payload: bytes, /) -> bool | None:

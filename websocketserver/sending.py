@@ -93,7 +93,7 @@ class SendingChannel(SharingChannel):
         output = self._output
         if self._gathering is not None and self._gathering == threading.get_ident():
             if not output.gathered:
-                timer.schedule(self, time.monotonic() + MOST_GATHERING)
+                self._begin_gathering()
             if output.gather(buffers) and not output.write_pending(deadline):
                 raise TimeoutError
             return True
@@ -102,6 +102,10 @@ class SendingChannel(SharingChannel):
         if not output.write(output.take_gathered() + buffers, deadline):
             raise TimeoutError  # what was gathered counts as sent
         return True
+
+    def _begin_gathering(self) -> None:
+        """Have the timer send what is gathered from now on, where that takes too long."""
+        timer.schedule(self, time.monotonic() + MOST_GATHERING)
 
     def ping(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> PingWaiter:
         """Send a Ping (RFC 6455, section 5.5.2) and return what to wait on for its Pong.

@@ -12,7 +12,7 @@ from websocketserver import PoolingWebSocketServer, Role, WebSocketConnection, e
 from websocketserver.pump import Turn
 
 from ..serving import Quiet, serving
-from ..support import SOON, RawPeer, Running, frame
+from ..support import MASK, SOON, RawPeer, Running, frame
 
 HAVE_C = express.receive_at_once.__module__ != express.__name__
 
@@ -92,11 +92,21 @@ class Turns(Quiet):
             self.server.broadcast("to all")
         elif message == "two":
             self.websocket.send("one")
+        elif message == "receive":
+            self.events.append(("received", self.websocket.recv()))
         self.websocket.send(message)
 
     def on_other(self, message: str | bytes) -> None:
         self.events.append(("other", message))
         self.websocket.send(message)
+
+
+class Pinged(Turns):
+    def on_ping(self, payload: bytes) -> None:
+        self.events.append(("ping", payload))
+
+    def on_pong(self, payload: bytes) -> None:
+        self.events.append(("pong", payload))
 
 
 class Forgetful(Quiet):
@@ -125,3 +135,9 @@ def tenants(running: Running) -> list[Any]:
 def ask(peer: RawPeer, text: str, answer: str | None = None) -> None:
     peer.frame(1, text.encode())
     assert peer.read_frame().payload.decode() == (text if answer is None else answer)
+
+
+def ask_together(peer: RawPeer, count: int) -> None:
+    texts = [b"%d" % number for number in range(count)]
+    peer.send(b"".join(frame(1, text, key=MASK) for text in texts))
+    assert [peer.read_frame().payload for _ in texts] == texts

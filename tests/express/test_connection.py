@@ -289,6 +289,7 @@ class TestBothWays:
             patch.setattr(type(connection), "_look_ahead", interrupted)
             for each in frames(connection, 2):
                 peer.send(each)
+            peer.frame(9, b"ping")
             wait_until(lambda: connection._transport.wait(True, False, Deadline(0))[0])
             with pytest.raises(KeyboardInterrupt):
                 for _ in connection.events():

@@ -6,9 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from websocketserver.pump import gatherers
+
 from ..serving import events, leave
 from ..support import MASK, frame, raw_client, wait_until
-from .kit import Overriding, ask, counted, pooling, tenants, turning
+from .kit import Overriding, Pinged, ask, ask_together, counted, pooling, tenants, turning
 
 
 @pytest.mark.usefixtures("way", "kind")
@@ -28,6 +30,55 @@ class TestHandling:
                 peer.send(b"".join(frame(1, text.encode(), key=MASK) for text in texts))
                 assert [peer.read_frame().payload.decode() for _ in texts] == texts
             assert events(running) == ["open", *(["alone", *texts] * 5)]
+
+    def test_what_comes_together_may_be_of_all_kinds(self) -> None:
+        with turning(Pinged) as running, raw_client(running) as peer:
+            ask(peer, "first")
+            for _ in range(3):
+                data = [frame(1, b"one", key=MASK), frame(9, b"ping", key=MASK), frame(2, b"two", key=MASK)]
+                data += [frame(1, b"th", fin=False, key=MASK), frame(10, b"pong", key=MASK), frame(0, b"ree", key=MASK)]
+                peer.send(b"".join(data) + frame(1, b"four", key=MASK)[:-1])
+                answers = [peer.read_frame().payload for _ in range(4)]
+                assert answers == [b"ping", b"one", b"two", b"three"]  # all that is here is looked at first
+                peer.send(frame(1, b"four", key=MASK)[-1:])
+                assert peer.read_frame().payload == b"four"
+            once = ["one", ("ping", b"ping"), b"two", ("pong", b"pong"), "three", "four"]
+            assert events(running) == ["open", "first", *once * 3]
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread that ends so
+    @pytest.mark.parametrize("message, code", [("fail", 1011), ("exit", 1001), ("close", 1000)])
+    def test_a_hook_that_ends_it_among_what_comes_together(self, message: str, code: int) -> None:
+        """What it has gathered leaves before the Close; where it merely closed, the others are handled too."""
+        with turning(errors_expected=True) as running, raw_client(running) as peer:
+            ask(peer, "well")
+            for _ in range(2):
+                ask_together(peer, 3)
+            texts = ["a", "b", message, "c", "d"]
+            peer.send(b"".join(frame(1, text.encode(), key=MASK) for text in texts))
+            assert [peer.read_frame().payload for _ in range(2)] == [b"a", b"b"]
+            assert peer.read_close() == code
+            leave(peer, code)
+            wait_until(lambda: isinstance(events(running)[-1], tuple))
+            handled = texts if message == "close" else texts[:3]
+            assert events(running) == ["open", "well", *"012012", *handled, (code, "")]
+            assert len(running.errors) == (message == "fail")
+            wait_until(lambda: not running.server.connections)
+            assert not gatherers
+
+    def test_hooks_that_do_more_among_what_comes_together(self) -> None:
+        with turning() as running, raw_client(running) as peer, raw_client(running) as other:
+            ask(peer, "well")
+            ask(other, "well")
+            for _ in range(2):
+                texts = ["a", "broadcast", "two", "broadcast"]
+                peer.send(b"".join(frame(1, text.encode(), key=MASK) for text in texts))
+                answers = ["a", "to all", "broadcast", "one", "two", "to all", "broadcast"]
+                assert [peer.read_frame().payload.decode() for _ in answers] == answers
+                assert [other.read_frame().payload for _ in range(2)] == [b"to all"] * 2
+            texts = ["receive", "taken", "other", "last"]
+            peer.send(b"".join(frame(1, text.encode(), key=MASK) for text in texts))
+            assert [peer.read_frame().payload for _ in range(3)] == [b"receive", b"other", b"last"]
+            assert events(running)[-4:] == ["receive", ("received", "taken"), "other", ("other", "last")]
 
     def test_pieces_pings_and_binary(self) -> None:
         with turning() as running, raw_client(running) as peer:

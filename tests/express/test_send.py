@@ -9,14 +9,15 @@ import pytest
 
 from websocketserver import ConnectionClosed, PerMessageDeflate, Role, Settings, WebSocketConnection, express
 from websocketserver import connection as module
+from websocketserver.trace import TracedFrame
 
-from ..support import half, pipe, run_in_thread, wait_until
+from ..support import frame, half, pipe, run_in_thread, wait_until
 from .kit import NOT_SENDING, Ends, change, counted, growth
 
 pytestmark = pytest.mark.usefixtures("schedule")
 
 
-@pytest.mark.parametrize("name", NOT_SENDING)
+@pytest.mark.parametrize("name", [name for name in NOT_SENDING if name != "_output.gathered"])
 def test_sending(ends: Ends, name: str) -> None:
     connection, peer = ends
     undo = change(connection, name, NOT_SENDING[name])
@@ -88,6 +89,30 @@ def test_a_full_socket(ends: Ends) -> None:
     assert not connection._output.lock.locked()
 
 
+def test_what_is_gathered_and_a_full_socket(server: Ends) -> None:
+    """It leaves with the message, or is pending with it, or is gathered still."""
+    connection, peer = server
+    output = connection._output
+    sent = begun = 0
+    while not begun:
+        output.gathered += frame(2, bytes(5000))
+        done = express.send_at_once(connection, bytes(6000))
+        begun = done is not True
+        sent += done is not False
+    assert connection.stats.messages_sent == sent - (done is None)
+    assert bool(output.rest) is (done is None)
+    assert len(output.gathered) == (0 if done is None else 5004)
+    assert not output.lock.locked()
+    if done is None:
+        sending = run_in_thread(connection._send_rest, module.NEVER)
+    else:
+        sending = run_in_thread(connection.catch_up)
+    sizes = [len(peer.read_frame().payload) for _ in range(2 * sent + (done is False))]
+    assert sizes == ([5000, 6000] * (sent + 1))[: len(sizes)]
+    sending.result()
+    assert connection.stats.messages_sent == sent
+
+
 @pytest.mark.parametrize("arguments", [(), (None, False), (5, "x"), (None,)])
 def test_arguments(arguments: tuple[object, ...]) -> None:
     for function in (
@@ -119,16 +144,56 @@ def test_what_is_queued_meanwhile_leaves_too(ends: Ends, monkeypatch: pytest.Mon
         sending.result()
 
 
-def test_gathering(ends: Ends) -> None:
-    """The first goes the long way, which has the timer see to it; so does the one that makes it enough."""
+def test_gathering(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the first the timer is told; the one that makes it enough goes the long way."""
+    connection, peer = ends
+    output = connection._output
+    visits: list[object] = []
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: visits.append(visited))
+    connection._gathering = 1
+    assert express.send_at_once(connection, "another thread's") is False
+    connection._gathering = threading.get_ident()
+    assert express.send_at_once(connection, "one") is True
+    assert express.send_at_once(connection, "two") is True
+    assert visits == [connection]
+    gathered = bytes(output.gathered)
+    output.gathered += bytes(1 << 16)
+    assert express.send_at_once(connection, "three") is False
+    output.gathered = bytearray(gathered)
+    connection._gathering = None
+    assert express.send_at_once(connection, "four") is True
+    assert [peer.read_frame().payload for _ in range(3)] == [b"one", b"two", b"four"]
+    assert not output.gathered and not output.lock.locked()
+    assert connection.stats.messages_sent == 3
+    assert connection.stats.bytes_sent == len(gathered) + (6 if connection.role is Role.SERVER else 10)
+
+
+def test_a_close_while_the_timer_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     connection, _ = ends
     connection._gathering = threading.get_ident()
-    assert express.send_at_once(connection, "one") is False
-    connection._output.gathered += b"x"
-    assert express.send_at_once(connection, "two") is True
-    assert connection._output.gathered.startswith(b"x\x81")
-    connection._output.gathered += bytes(1 << 16)
-    assert express.send_at_once(connection, "three") is False
+    monkeypatch.setattr(
+        "websocketserver.keepalive.timer.schedule", lambda visited, at: setattr(connection, "_sent", object())
+    )
+    assert express.send_at_once(connection, "text") is False
+    assert not connection._output.gathered
+
+
+def test_a_trace_that_begins_while_the_timer_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, _ = ends
+    told: list[TracedFrame] = []
+    connection._gathering = threading.get_ident()
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: connection.trace(told.append))
+    assert express.send_at_once(connection, "text") is False
+    assert not connection._output.gathered
+
+
+def test_the_timer_fails(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, _ = ends
+    connection._gathering = threading.get_ident()
+    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        express.send_at_once(connection, "text")
+    assert not connection._output.gathered
 
 
 def test_nothing_leaks(ends: Ends) -> None:

@@ -10,8 +10,8 @@ from websocketserver import ThreadingWebSocketServer, express
 from websocketserver.protocol.events import AppEvent, Message
 
 from ..serving import Quiet
-from ..support import MASK, frame, raw_client
-from .kit import Forgetful, ask, growth, pooling, turning
+from ..support import raw_client
+from .kit import Forgetful, ask, ask_together, growth, pooling, turning
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_a_thread_takes_no_step_in_python_but_the_hook(monkeypatch: pytest.Monke
     with turning(server_class=ThreadingWebSocketServer) as running, raw_client(running) as peer:
         for number in range(50):
             ask(peer, f"{number}")
+        ask_together(peer, 50)
         assert seen == [Message("0", True)]
 
 
@@ -48,19 +49,21 @@ def test_a_pool_takes_no_step_in_python_but_the_hook(steps: list[str]) -> None:
         for number in range(50):
             ask(peer, f"{number}")
         assert len(steps) < 10  # where the monitor has been asleep
+        ask_together(peer, 2)
         before = len(steps)
-        peer.send(frame(1, b"1", key=MASK) + frame(1, b"2", key=MASK))
-        assert [peer.read_frame().payload for _ in range(2)] == [b"1", b"2"]
-        assert len(steps) > before
+        for _ in range(5):
+            ask_together(peer, 50)
+        assert len(steps) <= before + 1
 
 
-@pytest.mark.usefixtures("kind")
+@pytest.mark.usefixtures("kind", "schedule")
 def test_nothing_leaks_where_hooks_are_called() -> None:
     with turning(Forgetful) as running, raw_client(running) as peer:
 
         def talk() -> None:
             for _ in range(300):
                 ask(peer, "some text")
+                ask_together(peer, 5)
 
         assert growth(talk) < 2000
 
