@@ -14,8 +14,10 @@ static void take_gil(Gate *gate, PyThreadState *thread)
     PyEval_RestoreThread(thread); /* does not return when the interpreter is ending, nor would it for who waits here */
     if (many)
         PyThread_release_lock(gate->lock);
-    if (gate)
+    if (gate) {
         atomic_fetch_sub(&gate->coming, 1);
+        atomic_fetch_sub(&gate->reading, 1);
+    }
 }
 
 /* Receive up to room bytes: NULL without an exception where there was an error, which is then in errno.
@@ -34,6 +36,8 @@ static PyObject *receive_bytes(const State *state, int fd, Py_ssize_t room, int 
     if (wait) {
         struct pollfd readable = {fd, POLLIN, 0};
         Gate *gate = wait < 0 ? state->gate : NULL; /* the main thread still runs when others have ended */
+        if (gate)
+            atomic_fetch_add(&gate->reading, 1);
         PyThreadState *thread = PyEval_SaveThread();
         if (wait < 0 || poll(&readable, 1, wait) > 0) {
             size = recv(fd, to, room, wait < 0 ? 0 : MSG_DONTWAIT);

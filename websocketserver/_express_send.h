@@ -179,17 +179,24 @@ static PyObject *join(PyObject *gathered, PyObject *frame)
     return joined;
 }
 
+/* Whether to keep the GIL while sending. A pool's leader does, which has others to serve, and nobody to wait for;
+   elsewhere, who wakes up the peer may lose the processor to it, so only where no other thread waits for messages. Not
+   where there is much to copy. */
+static int keeps_gil(const State *state, PyObject *self, Py_ssize_t size)
+{
+    return size <= state->values[JOINED] &&
+           (!IS(CONNECTION, _announce, self, Py_None) || !atomic_load(&state->gate->reading));
+}
+
 /* Send what was gathered, or a frame behind that, the write lock looking free: how much of it was taken, -1 with an
    exception. ``counts`` is how much of it has to be for a message to count as sent. */
 static int send_out(const State *state, PyObject *self, PyObject *output, int fd, PyObject *source, int counts)
 {
     const char *bytes = PyBytes_CheckExact(source) ? PyBytes_AS_STRING(source) : PyByteArray_AS_STRING(source);
     Py_ssize_t size = Py_SIZE(source);
-    /* A pool's leader has others to serve, and nobody to wait for: it keeps the GIL, so looking is as good as taking.
-       Elsewhere, and where there is much to copy, it is given away; and up to CPython 3.12 a lock that was just handed
-       to a waiter does not look locked: to wait for it here would make all that was looked at before untrue. */
-    int keeps = size <= state->values[JOINED] && !IS(CONNECTION, _announce, self, Py_None);
-    int ours = keeps ? 1 : lock(state, output);
+    /* Where the GIL is kept, looking is as good as taking. Where not: up to CPython 3.12 a lock that was just handed to
+       a waiter does not look locked, and to wait for it here would make all that was looked at before untrue. */
+    int keeps = keeps_gil(state, self, size), ours = keeps ? 1 : lock(state, output);
     if (ours <= 0)
         return ours < 0 ? -1 : NOTHING;
     Py_INCREF(source);

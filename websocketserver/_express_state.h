@@ -128,6 +128,7 @@ static const char *const NUMBERS[NUMBER_COUNT][2] = {
 typedef struct {
     PyThread_type_lock lock; /* held while taking the GIL back */
     atomic_int coming;       /* how many are about to have the GIL back */
+    atomic_int reading;      /* how many read, waiting for what comes, and will want it back then */
 } Gate;
 
 typedef struct {

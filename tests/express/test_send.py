@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,19 @@ from ..support import frame, half, pipe, run_in_thread, wait_until
 from .kit import NOT_SENDING, Ends, change, counted, growth
 
 pytestmark = pytest.mark.usefixtures("schedule")
+
+
+@pytest.fixture(params=[0, 1], ids=["alone", "while another reads"])
+def others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Who is alone keeps the GIL while sending, and takes no lock."""
+    with half() as (other, _):
+        reading = [run_in_thread(other.recv) for _ in range(request.param)]
+        wait_until(lambda: other._pumping is bool(request.param))
+        yield
+        other.abort()
+        for each in reading:
+            with pytest.raises(ConnectionClosed):
+                each.result()
 
 
 @pytest.mark.parametrize("name", [name for name in NOT_SENDING if name != "_output.gathered"])
@@ -70,6 +84,7 @@ def test_compression() -> None:
         assert server.recv() == "text"
 
 
+@pytest.mark.usefixtures("others")
 def test_a_full_socket(ends: Ends) -> None:
     """What is begun is left pending; where nothing is taken, nothing is done."""
     connection, peer = ends
@@ -89,6 +104,7 @@ def test_a_full_socket(ends: Ends) -> None:
     assert not connection._output.lock.locked()
 
 
+@pytest.mark.usefixtures("others")
 def test_what_is_gathered_and_a_full_socket(server: Ends) -> None:
     """It leaves with the message, or is pending with it, or is gathered still."""
     connection, peer = server
@@ -196,6 +212,7 @@ def test_the_timer_fails(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not connection._output.gathered
 
 
+@pytest.mark.usefixtures("others")
 def test_nothing_leaks(ends: Ends) -> None:
     connection, peer = ends
     guests: dict[Any, None] = {}
