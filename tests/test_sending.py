@@ -11,6 +11,8 @@ from websocketserver.deadline import Deadline
 from websocketserver.exceptions import ConnectionClosed, ConnectionClosedOK
 from websocketserver.output import GATHERED
 from websocketserver.protocol.events import Message
+from websocketserver.pump import MOST_GATHERING, gatherers
+from websocketserver.sending import Clock
 
 from .support import MS, SOON, frame, half, run_in_thread, wait_until
 
@@ -159,6 +161,27 @@ class TestGathering:
             next(events)
             connection.send("answer")
             assert peer.read_frame().payload == b"answer"  # while the hook goes on
+
+    def test_who_gathers_for_a_moment_is_not_visited(self, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+        visits: list[object] = []
+        monkeypatch.setattr(
+            "websocketserver.keepalive.timer.schedule", lambda visited, at: visits.append((visited, at))
+        )
+        _, server = ends
+        output = server._output
+        clock = Clock()
+        monkeypatch.setitem(gatherers, 1, server)
+        assert clock.visit(0) is None
+        for now in (1, 2):
+            output.gathered += b"a batch"
+            assert clock.visit(now) == now + MOST_GATHERING
+            assert output.take_gathered() == [b"a batch"]
+        output.gathered += b"a slow one"
+        assert clock.visit(3) is not None
+        assert not visits
+        assert clock.visit(4) is None
+        assert visits == [(server, 4)]
+        output.take_gathered()
 
     @pytest.mark.parametrize("how", ["recv", "ping", "close"])
     def test_what_is_gathered_leaves_before_the_thread_waits(self, how: str, monkeypatch: pytest.MonkeyPatch) -> None:

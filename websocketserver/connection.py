@@ -148,7 +148,7 @@ class WebSocketConnection(SendingChannel):
         """Iterate over the events as ``next_event`` gives them, until ConnectionClosed is raised.
 
         While the next event is already here, what the iterating thread sends is gathered: it leaves with
-        its last answer, at 64 KiB, before that thread waits for this connection, or 2 ms later.
+        its last answer, at 64 KiB, before that thread waits for this connection, or 2 to 4 ms later.
         """
         thread = threading.get_ident()
         try:

@@ -28,7 +28,7 @@ READS_PER_VISIT = 16  # so that one flooding peer does not keep the timer from t
 
 EMPTY: deque[AppEvent] = deque(maxlen=0)  # the inbox of all that have never needed one, which is most: a deque is large
 NOBODY: dict[Any, None] = {}  # stays empty
-MOST_GATHERING = 0.002  # seconds that a message may wait for the next, gathered
+MOST_GATHERING = 0.002  # seconds that a message waits for the next, gathered; at most twice as long
 NOW, NEVER = Deadline(0), Deadline(None)
 
 gatherers: dict[int, Pump] = {}  # by thread: whose events it handles, with more of them at hand

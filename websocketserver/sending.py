@@ -16,10 +16,39 @@ from .keepalive import timer
 from .output import PING, PONG, Broken
 from .pings import PingWaiter
 from .protocol.sender import Buffer
-from .pump import MOST_GATHERING, NEVER
+from .pump import MOST_GATHERING, NEVER, gatherers
 from .sharing import SharingChannel
 
 __all__ = ["SendingChannel"]
+
+
+class Clock:
+    """Has the timer come to those that have gathered something for a while.
+
+    One for all: batches come and go, and a visit for each would cost more than they do.
+    """
+
+    def __init__(self) -> None:
+        self.visit_at: float | None = None  # the timer's, as the next
+        self._seen: dict[int, bytearray] = {}  # by id: what each batch is gathered in is its own
+
+    def visit(self, now: float) -> float | None:
+        """Have those visited at once that gather what they did the last time."""
+        before, self._seen = self._seen, {}
+        for channel in list(gatherers.values()):
+            gathered = channel._output.gathered
+            if gathered and id(gathered) not in before:
+                self._seen[id(gathered)] = gathered
+            elif gathered and isinstance(channel, SendingChannel):
+                timer.schedule(channel, now)
+        return now + MOST_GATHERING if self._seen else None
+
+    def disown(self) -> None:
+        """In the child of a fork, which gathers nothing."""
+        self.visit_at, self._seen = None, {}
+
+
+clock = Clock()
 
 
 class SendingChannel(SharingChannel):
@@ -105,7 +134,7 @@ class SendingChannel(SharingChannel):
 
     def _begin_gathering(self) -> None:
         """Have the timer send what is gathered from now on, where that takes too long."""
-        timer.schedule(self, time.monotonic() + MOST_GATHERING)
+        timer.schedule(clock, time.monotonic() + MOST_GATHERING)
 
     def ping(self, payload: str | bytes | bytearray | memoryview = b"", timeout: float | None = None) -> PingWaiter:
         """Send a Ping (RFC 6455, section 5.5.2) and return what to wait on for its Pong.
