@@ -1,5 +1,5 @@
 /* Serving, part of _express.c: what handler.py does with messages; and a pool's turns in one call: what pool.py,
-   pooling.py, handler.py and attendance.py do for a connection that has sent some. Where there is more than those, where
+   pooled.py, handler.py and attendance.py do for a connection that has sent some. Where there is more than those, where
    a hook has failed, or where anything else is not as usual, Python goes on with the turn, which has begun:
    worker.tenant says whose it is. */
 

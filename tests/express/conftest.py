@@ -47,9 +47,3 @@ def server() -> Iterator[Ends]:
 @pytest.fixture(params=OURS, ids=lambda kind: kind.__name__[:-15])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Quiet, "default_server", request.param)
-
-
-@pytest.fixture
-def schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No timer comes between."""
-    monkeypatch.setattr("websocketserver.keepalive.timer.schedule", lambda visited, at: None)

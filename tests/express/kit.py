@@ -12,7 +12,7 @@ from websocketserver import PoolingWebSocketServer, Role, WebSocketConnection, e
 from websocketserver.pump import Turn
 
 from ..serving import Quiet, serving
-from ..support import MASK, SOON, RawPeer, Running, frame
+from ..support import MASK, SOON, RawPeer, frame
 
 HAVE_C = express.receive_at_once.__module__ != express.__name__
 
@@ -126,10 +126,6 @@ def turning(handler: Any = Turns, **options: Any) -> Any:
 
 def pooling(handler: Any = Turns, **options: Any) -> Any:
     return turning(handler, server_class=PoolingWebSocketServer, **options)
-
-
-def tenants(running: Running) -> list[Any]:
-    return list(running.server._pool._tenants.values())
 
 
 def ask(peer: RawPeer, text: str, answer: str | None = None) -> None:

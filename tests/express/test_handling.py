@@ -8,9 +8,10 @@ import pytest
 
 from websocketserver.pump import gatherers
 
+from ..pools import tenants
 from ..serving import events, leave
 from ..support import MASK, frame, raw_client, wait_until
-from .kit import Overriding, Pinged, ask, ask_together, counted, pooling, tenants, turning
+from .kit import Overriding, Pinged, ask, ask_together, counted, pooling, turning
 
 
 @pytest.mark.usefixtures("way", "kind")

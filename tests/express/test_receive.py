@@ -19,7 +19,7 @@ from websocketserver.trace import TracedFrame
 from ..support import frame, half, run_in_thread, wait_until
 from .kit import Ends, change, frames
 
-pytestmark = pytest.mark.usefixtures("schedule")
+pytestmark = pytest.mark.usefixtures("no_timer")
 
 #: What makes it not simple to receive: by the name of an attribute, and what it may be.
 NOT_RECEIVING: dict[str, object] = {

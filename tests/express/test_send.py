@@ -15,7 +15,7 @@ from websocketserver.trace import TracedFrame
 from ..support import frame, half, pipe, run_in_thread, wait_until
 from .kit import NOT_SENDING, Ends, change, counted, growth
 
-pytestmark = pytest.mark.usefixtures("schedule")
+pytestmark = pytest.mark.usefixtures("no_timer")
 
 
 @pytest.fixture(params=[0, 1], ids=["alone", "while another reads"])

@@ -56,7 +56,7 @@ def test_a_pool_takes_no_step_in_python_but_the_hook(steps: list[str]) -> None:
         assert len(steps) <= before + 1
 
 
-@pytest.mark.usefixtures("kind", "schedule")
+@pytest.mark.usefixtures("kind", "no_timer")
 def test_nothing_leaks_where_hooks_are_called() -> None:
     with turning(Forgetful) as running, raw_client(running) as peer:
 

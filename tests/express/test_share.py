@@ -12,7 +12,7 @@ from websocketserver.output import GATHERED
 from ..support import half, run_in_thread
 from .kit import NOT_SENDING, Ends, change, counted
 
-pytestmark = pytest.mark.usefixtures("schedule")
+pytestmark = pytest.mark.usefixtures("no_timer")
 
 
 @pytest.mark.parametrize("name", NOT_SENDING)
