@@ -179,6 +179,16 @@ static int look_ahead(const State *state, PyObject *self, PyObject *receiver, Py
     return more > 0 ? run(state, self, NAME__look_ahead) : more;
 }
 
+/* As the pump, return the next event where messages may be encoded, or None: what is done meanwhile may be anything. */
+static PyObject *parse_encoded(const State *state, PyObject *self, int how)
+{
+    PyObject *event = call(state, self, NAME__parse);
+    if (event && event != Py_None && IS(CONNECTION, _unparsed, self, Py_True) && how & AHEAD &&
+        run(state, self, NAME__look_ahead) < 0)
+        Py_CLEAR(event);
+    return event;
+}
+
 /* As the pump, return the next message, or None where there is none, or it needs a second look. */
 static PyObject *next_message(const State *state, PyObject *self, PyObject *receiver, int how)
 {
@@ -191,9 +201,14 @@ static PyObject *next_message(const State *state, PyObject *self, PyObject *rece
     PyObject *message = state->next_message
                             ? state->next_message(parser, args + 1, 2)
                             : PyObject_VectorcallMethod(state->names[NAME_next_message], args, 3, NULL);
-    int more = message && message != Py_None ? note_messages(state, self, parser, 1) : 0;
-    if (more < 0 || (more && how & AHEAD && look_ahead(state, self, receiver, parser) < 0))
-        Py_CLEAR(message);
+    if (message == Py_None && PyObject_IsTrue(GET(RECEIVER, _decoders, receiver))) {
+        Py_SETREF(message, parse_encoded(state, self, how));
+    }
+    else {
+        int more = message && message != Py_None ? note_messages(state, self, parser, 1) : 0;
+        if (more < 0 || (more && how & AHEAD && look_ahead(state, self, receiver, parser) < 0))
+            Py_CLEAR(message);
+    }
     Py_DECREF(parser);
     return message;
 }

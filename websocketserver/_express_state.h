@@ -52,6 +52,7 @@ static const char *const OWNER_NAMES[OWNERS][2] = {
     SLOT(OUTPUT, rest)                                                                                               \
     SLOT(OUTPUT, sender)                                                                                             \
     SLOT(RECEIVER, _as_fragments)                                                                                    \
+    SLOT(RECEIVER, _decoders)                                                                                        \
     SLOT(RECEIVER, _in_message)                                                                                      \
     SLOT(RECEIVER, _max_size)                                                                                        \
     SLOT(RECEIVER, closed)                                                                                           \
@@ -105,6 +106,7 @@ static const struct {
     METHOD(_leave_pump)                                                                                              \
     METHOD(_look_ahead)                                                                                              \
     METHOD(_on_eof)                                                                                                  \
+    METHOD(_parse)                                                                                                   \
     METHOD(_queue_messages)                                                                                          \
     METHOD(_stop_gathering)                                                                                          \
     METHOD(_tell_pool)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from contextlib import ExitStack
 
 import pytest
 
+from websocketserver.protocol.deflate import TAIL
 from websocketserver.pump import gatherers
 
 from ..pools import tenants
 from ..serving import events, leave
-from ..support import MASK, frame, raw_client, wait_until
+from ..support import MASK, RawFrame, frame, raw_client, wait_until
 from .kit import Overriding, Pinged, ask, ask_together, counted, pooling, turning
+
+
+def inflated(answer: RawFrame) -> str:
+    """Return what a message says that refers to none before it."""
+    assert answer.rsv in (0, 4)
+    content = zlib.decompressobj(wbits=-15).decompress(answer.payload + TAIL) if answer.rsv else answer.payload
+    return content.decode()
 
 
 @pytest.mark.usefixtures("way", "kind")
@@ -45,6 +54,29 @@ class TestHandling:
                 assert peer.read_frame().payload == b"four"
             once = ["one", ("ping", b"ping"), b"two", ("pong", b"pong"), "three", "four"]
             assert events(running) == ["open", "first", *once * 3]
+
+    def test_compressed_ones_come_alone_and_together_and_with_others(self) -> None:
+        headers: dict[str, str | None] = {"Sec-WebSocket-Extensions": "permessage-deflate; server_no_context_takeover"}
+        with turning(Pinged) as running, raw_client(running, headers=headers) as peer:
+            compress = zlib.compressobj(wbits=-15)
+
+            def compressed(text: str) -> bytes:
+                data = compress.compress(text.encode()) + compress.flush(zlib.Z_SYNC_FLUSH)
+                return frame(1, data[:-4], rsv=4, key=MASK)
+
+            texts = ["grüß", "x" * 1000, "grüß again", "y" * 5000, ""]
+            for text in texts:
+                peer.send(compressed(text))
+                assert inflated(peer.read_frame()) == text
+            together = [*texts, "plain", "last"]
+            for _ in range(3):
+                data = [*map(compressed, texts), frame(9, b"ping", key=MASK), frame(1, b"plain", key=MASK)]
+                peer.send(b"".join(data) + compressed("last"))
+                answers = [peer.read_frame() for _ in range(len(together) + 1)]
+                assert [inflated(answer) for answer in answers if answer.opcode == 1] == together
+            assert events(running) == ["open", *texts, *[*texts, ("ping", b"ping"), *together[-2:]] * 3]
+            peer.send(frame(1, b"\xff" * 10, rsv=4, key=MASK))
+            assert peer.read_close() == 1007
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread that ends so
     @pytest.mark.parametrize("message, code", [("fail", 1011), ("exit", 1001), ("close", 1000)])
