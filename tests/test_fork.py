@@ -6,11 +6,13 @@ In programs of their own: a fork of the tests would have all the tests' threads.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytest
 
 from .program import run_program
+from .protocol.twins import HAVE_C
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -363,6 +365,8 @@ def test_in_a_hook() -> None:
 
 def test_the_thread_that_forks_is_the_childs_main_one() -> None:
     """It wakes up for a signal that another thread was sent while it waits in recv."""
+    # CPython 3.13 itself does not notice signals in such a child, a loop of Python neither; C asks it to.
+    notices = sys.version_info[:2] != (3, 13) or HAVE_C
     done = run_program(f"""{PARENT}
     import signal
     from websocketserver.deadline import in_main_thread
@@ -371,6 +375,8 @@ def test_the_thread_that_forks_is_the_childs_main_one() -> None:
         assert in_main_thread()
         with serving() as server, connect(server) as websocket:
             assert echo(websocket) == "x"
+            if not {notices}:
+                return
             in_thread(lambda: (wait_until(lambda: websocket._pumping),
                 signal.pthread_kill(threading.get_ident(), signal.SIGINT)))
             with contextlib.suppress(KeyboardInterrupt):
