@@ -33,7 +33,7 @@ from .support import (
 
 __all__ = ["pooling_server"]
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, PING, PONG = 1, 9, 10
 ANSWER = b"\r\n\r\n/"  # the end of what Page answers to PAGE
 
 

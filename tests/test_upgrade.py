@@ -33,7 +33,7 @@ from .support import (
 
 __all__ = ["default_server", "pytest_generate_tests", "server_class"]  # under every server
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+TEXT, BINARY, CLOSE = 1, 2, 8
 
 
 def head_and_body(peer: RawPeer) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from websocketserver.settings import Settings
 
 from ..support import MS, SOON, RawPeer, frame, half, pipe, run_in_thread, wait_until
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, PING, PONG = 0, 1, 2, 9, 10
 MB = 1 << 20
 NOW = Deadline(0)
 COMPRESSED = Settings(compression=PerMessageDeflate(threshold=0))

@@ -20,7 +20,7 @@ from websocketserver.settings import Settings
 
 from ..support import MS, SOON, half, pipe, run_in_thread, wait_until
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, PING, PONG = 0, 1, 2, 9, 10
 NOW = Deadline(0)
 COMPRESSED = Settings(compression=PerMessageDeflate(threshold=0))
 
